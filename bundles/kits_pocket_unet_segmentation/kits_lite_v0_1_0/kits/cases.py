@@ -1,0 +1,207 @@
+"""Cases: find them, name them, check them, split them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from monai.config import PathLike
+from monai.utils import ImageMetaKey
+
+from ..errors import InputError
+from ..files import replace_file
+from .volumes import NIFTI_SUFFIXES, describe_range_problem, open_nifti, read_ct, read_label
+
+IMAGE_STEM, LABEL_STEM = "imaging", "segmentation"
+
+
+def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]:
+    """
+    Find the cases of a folder, in the order of their names.
+
+    Three layouts are known: KiTS19's and KiTS21/23's `case_*/imaging.nii.gz` with `segmentation.nii.gz`, directly in the
+    folder or in its `data/` or `dataset/`, and a plain folder of `.nii.gz` and `.nii` images.
+
+    Args:
+        labelled: every case must come with its label.
+
+    Returns:
+        One dictionary a case: "case", its name; "image", a path; "label", a path, where there is one.
+
+    Raises:
+        InputError: when the folder is missing or holds no case, two images share a name, or a label is asked for and
+            missing; all missing files are named, one line each.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of cases, found none.")
+    for root in (folder, folder / "data", folder / "dataset"):
+        case_folders = sorted(f for f in root.glob("case_*") if f.is_dir()) if root.is_dir() else []
+        if case_folders:
+            cases = [_read_case_folder(f) for f in case_folders]
+            break
+    else:
+        images = sorted(f for f in folder.iterdir() if f.name.endswith(NIFTI_SUFFIXES) and not f.name.startswith("."))
+        cases = [{"case": name_case(f), "image": str(f)} for f in images]
+    if not cases:
+        raise InputError(f"{folder}: expected case_*/{IMAGE_STEM}.nii.gz or NIfTI images, found neither.")
+    twice = [name for name, times in Counter(c["case"] for c in cases).items() if times > 1]
+    if twice:
+        raise InputError(f"{folder}: expected one image a case, found several named {', '.join(twice)}.")
+    wanted = ("image", "label") if labelled else ("image",)
+    problems = [f"{folder / case['case']}: expected {key}, found none." for case in cases for key in wanted if key not in case]
+    if problems:
+        raise InputError("\n".join(problems))
+    return cases
+
+
+def _read_case_folder(folder: Path) -> dict[str, str]:
+    case = {"case": folder.name}
+    for key, stem in (("image", IMAGE_STEM), ("label", LABEL_STEM)):
+        files = [folder / f"{stem}{suffix}" for suffix in NIFTI_SUFFIXES]
+        case |= {key: str(file) for file in files if file.is_file()}
+    return case
+
+
+def name_case(image: PathLike) -> str:
+    """The name of a case from the path of its image: the folder's in a KiTS layout, else the file's without suffix."""
+    image = Path(image)
+    stem = image.name
+    for suffix in NIFTI_SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    return image.parent.name if stem in (IMAGE_STEM, LABEL_STEM) else stem
+
+
+def format_case_name(metadata: Mapping, saver: object) -> dict[str, str]:
+    """
+    `output_name_formatter` of MONAI's `SaveImage`: one file a case, named after the case.
+
+    Every KiTS image is called `imaging.nii.gz`; MONAI's own formatter writes all cases into one file.
+    """
+    return {"subject": name_case(metadata[ImageMetaKey.FILENAME_OR_OBJ]), "idx": None}
+
+
+def read_case(case: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Read image and label of one case in full, checking both.
+
+    Returns:
+        image uint8 (windowed, see `read_ct`), label uint8, both in file order, and the affine (4, 4).
+
+    Raises:
+        InputError: one line with the first thing that is wrong: a file missing, damaged or not 3-D, different shapes or
+            affines, unknown labels, or values that do not look like Hounsfield units.
+    """
+    if not case.get("label"):
+        raise InputError(f"{case['image']}: expected a label beside the image, found none.")
+    image, label = open_nifti(case["image"]), open_nifti(case["label"])
+    if image.shape != label.shape:
+        raise InputError(f"{case['label']}: expected the image's shape {image.shape}, found {label.shape}.")
+    if not np.allclose(image.affine, label.affine, atol=1e-3):
+        raise InputError(
+            f"{case['label']}: expected the image's affine {image.affine[:3].round(3).tolist()},"
+            f" found {label.affine[:3].round(3).tolist()}."
+        )
+    label_map = read_label(label)
+    windowed, values = read_ct(image)
+    problem = describe_range_problem(*values)
+    if problem:
+        raise InputError(f"{case['image']}: {problem}.")
+    return windowed, label_map, image.affine
+
+
+def split_cases(
+    cases: Sequence[Mapping[str, str]], validation_fraction: float = 0.2, seed: int = 0
+) -> dict[str, list[str]]:
+    """
+    Split case names at random, always the same way for the same names and seed.
+
+    Returns:
+        {"training": [names], "validation": [names]}, at least one name on either side.
+
+    Raises:
+        InputError: when there are fewer than two cases or the fraction is not between 0 and 1.
+    """
+    names = sorted(case["case"] for case in cases)
+    if len(names) < 2:
+        raise InputError(f"dataset_dir: expected two or more cases to split, found {len(names)}.")
+    if not 0 < validation_fraction < 1:
+        raise InputError(f"validation_fraction: expected a number between 0 and 1, found {validation_fraction}.")
+    held_out = min(max(1, round(len(names) * validation_fraction)), len(names) - 1)
+    shuffled = [str(name) for name in np.random.default_rng(seed).permutation(names)]
+    return {"training": sorted(shuffled[held_out:]), "validation": sorted(shuffled[:held_out])}
+
+
+def read_split(path: PathLike) -> dict[str, list[str]]:
+    """
+    Read a split file: JSON with the case names under "training" and "validation".
+
+    Raises:
+        InputError: when the file is missing or not of that form, a side is empty, or a case stands on both sides.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a split file, found none; train first, or name one with --split_file.")
+    try:
+        split = json.loads(path.read_text())
+        sides = {side: list(split[side]) for side in ("training", "validation")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{path}: expected JSON with lists "training" and "validation", found {error}.') from error
+    both = sorted(set(sides["training"]) & set(sides["validation"]))
+    if both:
+        raise InputError(f"{path}: expected every case on one side, found on both: {', '.join(both)}.")
+    if not sides["training"] or not sides["validation"]:
+        raise InputError(f"{path}: expected cases on both sides, found an empty one.")
+    return sides
+
+
+def write_split(split: Mapping[str, Sequence[str]], path: PathLike) -> None:
+    """Write a split file in one piece."""
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(split, indent=1) + "\n")
+
+
+def make_split(
+    dataset_dir: PathLike,
+    record: PathLike,
+    split_file: PathLike | None = None,
+    validation_fraction: float = 0.2,
+    seed: int = 0,
+) -> dict[str, list[dict[str, str]]]:
+    """
+    The training and validation cases of a folder, by a split file or at random, and a record of the split.
+
+    Args:
+        record: split file that is written, for the evaluation to read.
+        split_file: split to take; None splits at random, see `split_cases`.
+    """
+    cases = find_cases(dataset_dir, labelled=True)
+    split = read_split(split_file) if split_file else split_cases(cases, validation_fraction, seed)
+    selected = {side: select_cases(cases, names) for side, names in split.items()}
+    write_split(split, record)
+    return selected
+
+
+def read_subset(dataset_dir: PathLike, split_file: PathLike, subset: str = "validation") -> list[dict[str, str]]:
+    """The cases of a folder on one side of a split file, "training" or "validation", or "all" without looking at it."""
+    if subset not in ("training", "validation", "all"):
+        raise InputError(f"subset: expected training, validation or all, found {subset}.")
+    cases = find_cases(dataset_dir, labelled=True)
+    return cases if subset == "all" else select_cases(cases, read_split(split_file)[subset])
+
+
+def select_cases(cases: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[dict[str, str]]:
+    """
+    The cases of some names, in that order.
+
+    Raises:
+        InputError: naming every case that is not there.
+    """
+    by_name = {case["case"]: dict(case) for case in cases}
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        raise InputError(f"dataset_dir: expected the cases of the split, found none named {', '.join(missing)}.")
+    return [by_name[name] for name in names]

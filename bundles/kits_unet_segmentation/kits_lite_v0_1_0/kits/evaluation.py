@@ -1,0 +1,144 @@
+"""Handlers of MONAI evaluators that run over whole volumes: pictures and official scores of every case."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.data import decollate_batch
+from monai.engines import IterationEvents
+from monai.utils import ImageMetaKey
+
+from ..files import replace_file
+from .cases import name_case
+from .metrics import PROTOCOLS, PooledDice, pooled_dice, score_case, summarize, worst_cases
+from .report import draw_overlay
+
+logger = logging.getLogger(__name__)
+
+
+class CaseHandler:
+    """
+    Calls `handle_case` with every volume an evaluator has segmented, before postprocessing turns it from RAS.
+
+    The evaluator's batches hold one volume: "image", "pred" and, where there is one, "label", each (1, 1, X, Y, Z).
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Hook into an evaluator."""
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._take_batch)
+
+    def _take_batch(self, engine: Engine) -> None:
+        for item in decollate_batch(engine.state.output):
+            image = item["image"]
+            volumes = {k: np.asarray(item[k].cpu())[0] for k in ("image", "pred", "label") if item.get(k) is not None}
+            spacing_mm = tuple(float(s) for s in image.pixdim)
+            self.handle_case(name_case(image.meta[ImageMetaKey.FILENAME_OR_OBJ]), volumes, spacing_mm)
+
+    def handle_case(self, case: str, volumes: dict[str, np.ndarray], spacing_mm: tuple[float, ...]) -> None:
+        """
+        Args:
+            volumes: "image" uint8, "pred" uint8 and perhaps "label", each (X, Y, Z) in RAS.
+        """
+        raise NotImplementedError
+
+
+class CasePictures(CaseHandler):
+    """
+    Writes `<case>.png` for every case, see `draw_overlay`.
+
+    Args:
+        output_dir: folder of the pictures.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike) -> None:
+        self.output_dir = Path(output_dir)
+
+    def handle_case(self, case: str, volumes: dict[str, np.ndarray], spacing_mm: tuple[float, ...]) -> None:
+        path = self.output_dir / f"{case}.png"
+        draw_overlay(path, case, volumes["image"], volumes["pred"], volumes.get("label"), spacing_mm)
+        logger.info(f"picture: {path}")
+
+
+class CaseScores(CaseHandler):
+    """
+    Scores every case by an official KiTS protocol on the label's own grid, and writes tables at the end.
+
+    `metrics.csv` has one row a case; `summary.json` has mean, median and 95 % bootstrap interval over the cases, Dice
+    pooled over all voxels, and the five worst cases.
+
+    Args:
+        output_dir: folder of the tables.
+        protocol: `"kits19"` or `"kits23"`.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike, protocol: str = "kits19") -> None:
+        self.output_dir = Path(output_dir)
+        self.protocol = PROTOCOLS[protocol]
+        self.count = PooledDice(protocol)
+
+    def attach(self, engine: Engine) -> None:
+        super().attach(engine)
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.COMPLETED, self.complete)
+
+    def start(self, engine: Engine) -> None:
+        """Forget the cases of an earlier run."""
+        self.rows: list[dict] = []
+        self.counts: list[torch.Tensor] = []
+
+    def handle_case(self, case: str, volumes: dict[str, np.ndarray], spacing_mm: tuple[float, ...]) -> None:
+        row = {"case": case, **score_case(volumes["pred"], volumes["label"], spacing_mm, self.protocol)}
+        self.counts.append(self.count(*(torch.from_numpy(volumes[key])[None, None] for key in ("pred", "label"))))
+        self.rows.append(row)
+        logger.info("  ".join([case, *(f"{name} {value:.3f}" for name, value in row.items() if name != "case")]))
+
+    def complete(self, engine: Engine) -> None:
+        """Write the tables of all cases of all processes, and log what they amount to."""
+        rows, counts = self._gather()
+        if engine.state.rank > 0:
+            return
+        summary = {
+            "protocol": self.protocol.name,
+            "cases": len(rows),
+            "pooled": {f"{name}_dice": dice for name, dice in zip(self.protocol.classes, pooled_dice(counts).tolist())},
+            "per_case": summarize(rows),
+            "worst": worst_cases(rows, self.protocol.mean_dice),
+        }
+        write_table(rows, self.output_dir / "metrics.csv")
+        with replace_file(self.output_dir / "summary.json") as temporary:
+            temporary.write_text(json.dumps(summary, indent=1) + "\n")
+        for name, column in summary["per_case"].items():
+            logger.info(
+                f"{name}: mean {column['mean']:.3f} (95 % {column['ci95_low']:.3f} to {column['ci95_high']:.3f}),"
+                f" median {column['median']:.3f}, {len(rows)} cases"
+            )
+        logger.info("pooled over all voxels: " + "  ".join(f"{k} {v:.4f}" for k, v in summary["pooled"].items()))
+        logger.info(f"worst cases: {', '.join(summary['worst'])}; tables in {self.output_dir}")
+
+    def _gather(self) -> tuple[list[dict], torch.Tensor]:
+        """Rows and counts of the cases of all processes, in the order of their names."""
+        shares = [(self.rows, self.counts)]
+        if dist.is_available() and dist.is_initialized():
+            shares = [([], [])] * dist.get_world_size()
+            dist.all_gather_object(shares, (self.rows, self.counts))
+        # a sampler that gives every process as many cases gives some cases twice
+        cases = {row["case"]: (row, count) for rows, counts in shares for row, count in zip(rows, counts)}
+        rows, counts = zip(*(cases[name] for name in sorted(cases)))
+        return list(rows), torch.cat(counts)
+
+
+def write_table(rows: Sequence[Mapping[str, object]], path: str | os.PathLike) -> None:
+    """Write rows that share their columns as CSV, in one piece."""
+    with replace_file(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,7 @@
+"""One network class, `LiteUNet`; five rows of arguments make the five bundles."""
+
+from .layers import StdConv2d, fold_weight_standardization, standardize_weight
+from .lite_unet import LiteUNet
+from .weights import load_weights
+
+__all__ = ["LiteUNet", "StdConv2d", "fold_weight_standardization", "load_weights", "standardize_weight"]

@@ -1,0 +1,171 @@
+"""
+Volumes on disk: read in one streamed pass, written in one piece.
+
+A CT volume is read as uint8: Hounsfield units clipped to the window [0, 255] and rounded, which is WP-UNet's own
+preprocessing once divided by 255. One byte a voxel, read slab by slab, keeps a 1059 x 512 x 512 scan at 0.3 GB even where
+the file holds float64.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from monai.config import PathLike
+from monai.data import NibabelReader, NibabelWriter
+from monai.utils import ensure_tuple
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
+
+from ..errors import InputError
+from ..files import replace_file
+
+WINDOW_HU = (0, 255)
+LABELS = {"background": 0, "kidney": 1, "tumor": 2}
+CYST = 3
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+SLAB_BYTES = 32 * 2**20
+
+
+def open_nifti(path: PathLike) -> nib.Nifti1Image:
+    """
+    Open a 3-D NIfTI file without reading its voxels.
+
+    Raises:
+        InputError: when the file is missing, is no NIfTI image, is not 3-D or has no usable affine.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a NIfTI file, found none.")
+    try:
+        image = nib.load(path)
+    except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
+        raise InputError(f"{path}: expected a NIfTI image, found a file nibabel cannot open ({error}).") from error
+    if image.ndim != 3 or min(image.shape) < 1:
+        raise InputError(f"{path}: expected a 3-D image, found shape {image.shape}.")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
+        raise InputError(f"{path}: expected an invertible affine, found {image.affine[:3].round(3).tolist()}.")
+    return image
+
+
+def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
+    """
+    Yield (where along the last axis, voxels) of a NIfTI image in one pass over its file, to the last byte.
+
+    Voxels are scaled as the header says and hold about 32 MB at a time.
+
+    Raises:
+        InputError: when the file is truncated or fails its gzip checksum.
+    """
+    path, proxy = image.get_filename(), image.dataobj
+    bytes_per_index = max(1, int(np.prod(image.shape[:2])) * proxy.dtype.itemsize)
+    step = max(1, SLAB_BYTES // bytes_per_index)
+    try:
+        with ImageOpener(path) as file:
+            # a proxy over one open file: successive slabs go on in the stream instead of decompressing it from its start
+            voxels = ArrayProxy(file, (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter))
+            for start in range(0, image.shape[2], step):
+                where = slice(start, min(start + step, image.shape[2]))
+                yield where, np.asanyarray(voxels[..., where])
+            # gzip compares its checksum only when the end is reached
+            while file.read(SLAB_BYTES):
+                pass
+    except (EOFError, OSError, zlib.error, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: expected {image.shape} voxels, found a truncated or damaged file ({error}).") from error
+
+
+def read_ct(image: nib.Nifti1Image) -> tuple[np.ndarray, tuple[float, float]]:
+    """
+    Read a CT volume through the HU window.
+
+    Returns:
+        uint8 array of the image's shape, in file order; (lowest, highest) HU before windowing.
+
+    Raises:
+        InputError: when the file is damaged or holds NaN or infinity.
+    """
+    windowed = np.empty(image.shape, np.uint8, order="F")
+    lowest, highest = np.inf, -np.inf
+    for where, slab in iterate_slabs(image):
+        lowest, highest = min(lowest, slab.min()), max(highest, slab.max())
+        if not np.isfinite(lowest + highest):
+            raise InputError(f"{image.get_filename()}: expected finite Hounsfield units, found NaN or infinity.")
+        windowed[..., where] = np.rint(np.clip(slab, *WINDOW_HU))
+    return windowed, (float(lowest), float(highest))
+
+
+def read_label(image: nib.Nifti1Image) -> np.ndarray:
+    """
+    Read a label map of 0 background, 1 kidney, 2 tumour; cysts (3, KiTS21/23) become kidney, as they are in KiTS19.
+
+    Returns:
+        uint8 array of the image's shape, in file order.
+
+    Raises:
+        InputError: when the file is damaged or holds any other value.
+    """
+    label = np.empty(image.shape, np.uint8, order="F")
+    known = [*LABELS.values(), CYST]
+    for where, slab in iterate_slabs(image):
+        foreign = slab[~np.isin(slab, known)]
+        if foreign.size:
+            raise InputError(f"{image.get_filename()}: expected labels {known}, found {foreign[0]:g}.")
+        label[..., where] = np.where(slab == CYST, LABELS["kidney"], slab)
+    return label
+
+
+def describe_range_problem(lowest: float, highest: float) -> str:
+    """What makes a value range unlike the Hounsfield units of a CT; empty when nothing does."""
+    found = f"found values from {lowest:g} to {highest:g}"
+    if highest - lowest <= 2:
+        return f"expected Hounsfield units, {found}: constant or normalized"
+    if lowest >= 0 and highest > WINDOW_HU[1]:
+        return f"expected Hounsfield units with air below 0, {found}: MR, PET, or CT without its rescale intercept"
+    if lowest < -32768 or highest > 65535:
+        return f"expected Hounsfield units, {found}"
+    return ""
+
+
+class CTReader(NibabelReader):
+    """
+    MONAI image reader for CT in NIfTI: `read_ct` behind `LoadImaged(reader=CTReader(), dtype="uint8")`.
+
+    Warns when the values do not look like Hounsfield units.
+    """
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: object) -> PathLike:
+        # LoadImage hides what read() raises behind a traceback in a string, so the file is opened in get_data()
+        return ensure_tuple(data)[0]
+
+    def get_data(self, img: PathLike) -> tuple[np.ndarray, dict]:
+        self.filenames = (img,)
+        return super().get_data(open_nifti(img))
+
+    def _get_array_data(self, img: nib.Nifti1Image, filename: PathLike) -> np.ndarray:
+        windowed, values = read_ct(img)
+        problem = describe_range_problem(*values)
+        if problem:
+            warnings.warn(f"{filename}: {problem}.", stacklevel=2)
+        return windowed
+
+
+class LabelReader(CTReader):
+    """MONAI image reader for KiTS label maps in NIfTI: `read_label` behind `LoadImaged`."""
+
+    def _get_array_data(self, img: nib.Nifti1Image, filename: PathLike) -> np.ndarray:
+        return read_label(img)
+
+
+class WholeFileWriter(NibabelWriter):
+    """`NibabelWriter` that leaves either no file or a whole one."""
+
+    def write(self, filename: PathLike, verbose: bool = False, **kwargs: object) -> None:
+        with replace_file(filename) as temporary:
+            super().write(temporary, verbose=False, **kwargs)

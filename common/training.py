@@ -1,0 +1,153 @@
+"""What a training run needs beyond MONAI's handlers: reproducible epochs, resuming, whole files, one line of progress."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import torch
+from ignite.engine import Events
+from monai.engines import Evaluator, Trainer
+from monai.utils import set_determinism
+from torch import nn
+
+from .errors import InputError
+from .files import replace_file
+from .kits.slices import SliceDataset
+from .networks.weights import save_weights
+
+logger = logging.getLogger(__name__)
+
+
+class RunKeeper:
+    """
+    Keeps the best weights, and the state of an unfinished run so that the same command goes on with it.
+
+    Every epoch starts from a seed of its own (seed + epoch), so an interrupted and resumed run ends with the weights of
+    an uninterrupted one. Attach it after the handlers that validate and that step the learning rate.
+
+    Files, written in one piece by rank 0: `model.pt`, the flat CPU state dict of the epoch with the best validation
+    metric; `checkpoint.pt`, the state after the last epoch, removed when the run is complete.
+
+    Args:
+        ckpt_dir: folder of both files.
+        network: the plain network, not its DistributedDataParallel wrapper.
+        scheduler: learning-rate scheduler.
+        validator: its key metric decides which weights are best.
+        dataset: training data set; its epoch is set.
+        resume: go on with `checkpoint.pt` where there is one; otherwise it is written over.
+
+    Raises:
+        InputError: at the start, when `checkpoint.pt` belongs to a run on other cases or with other epochs.
+    """
+
+    def __init__(
+        self,
+        ckpt_dir: str | os.PathLike,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        validator: Evaluator,
+        dataset: SliceDataset,
+        seed: int = 0,
+        resume: bool = True,
+    ) -> None:
+        self.weights_path, self.checkpoint_path = Path(ckpt_dir) / "model.pt", Path(ckpt_dir) / "checkpoint.pt"
+        self.parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+        self.validator = validator
+        self.dataset = dataset
+        self.seed = seed
+        self.resume = resume
+
+    def attach(self, engine: Trainer) -> None:
+        """Hook into a trainer."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.complete_epoch)
+        engine.add_event_handler(Events.COMPLETED, self.complete)
+
+    def start(self, engine: Trainer) -> None:
+        """Load the state of the unfinished run, if there is one."""
+        if not self.resume or not self.checkpoint_path.is_file():
+            return
+        checkpoint = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        if checkpoint["run"] != self._describe_run(engine):
+            raise InputError(
+                f"{self.checkpoint_path}: expected the unfinished run of these cases and epochs, found another;"
+                " --resume false starts afresh, --ckpt_dir keeps both."
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(checkpoint[name])
+        engine.state.epoch = checkpoint["epoch"]
+        engine.state.iteration = checkpoint["iteration"]
+        for name, value in checkpoint["best"].items():
+            setattr(self.validator.state, name, value)
+        logger.info(f"resuming after epoch {engine.state.epoch} of {self.checkpoint_path}")
+
+    def start_epoch(self, engine: Trainer) -> None:
+        """Seed the epoch: shuffling and dropout by torch's generator, slices and augmentation by the data set."""
+        set_determinism(seed=self.seed + engine.state.epoch)
+        self.dataset.set_epoch(engine.state.epoch)
+
+    def complete_epoch(self, engine: Trainer) -> None:
+        """Write the best weights when this epoch's are, and the state of the run."""
+        if engine.state.rank > 0:
+            return
+        best = self.validator.get_stats("best_metric", "best_metric_epoch")
+        if best["best_metric_epoch"] == engine.state.epoch:
+            save_weights(self.parts["network"], self.weights_path)
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        with replace_file(self.checkpoint_path) as temporary:
+            torch.save(state | progress | {"best": best, "run": self._describe_run(engine)}, temporary)
+
+    def complete(self, engine: Trainer) -> None:
+        """Remove the state of a run that needs no resuming."""
+        if engine.state.rank == 0:
+            self.checkpoint_path.unlink(missing_ok=True)
+            logger.info(f"best weights: {self.weights_path}")
+
+    def _describe_run(self, engine: Trainer) -> dict:
+        return {"cases": self.dataset.case_names, "epochs": engine.state.max_epochs}
+
+
+class ProgressLine:
+    """
+    Logs one line an epoch: loss, validation metrics, the best so far, time an epoch and time left.
+
+    Args:
+        validator: the evaluator whose metrics are told.
+    """
+
+    def __init__(self, validator: Evaluator) -> None:
+        self.validator = validator
+        self.losses: list[float] = []
+
+    def attach(self, engine: Trainer) -> None:
+        """Hook into a trainer."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.tell)
+
+    def start(self, engine: Trainer) -> None:
+        """Start the clock."""
+        self.started, self.first_epoch = time.monotonic(), engine.state.epoch
+
+    def collect(self, engine: Trainer) -> None:
+        """Remember the loss of an iteration."""
+        self.losses.append(float(engine.state.output[0]["loss"]))
+
+    def tell(self, engine: Trainer) -> None:
+        """Log the line."""
+        state, validated = engine.state, self.validator.state
+        epoch_s = (time.monotonic() - self.started) / (state.epoch - self.first_epoch)
+        left_s = round(epoch_s * (state.max_epochs - state.epoch))
+        metrics = "".join(f"  {name} {value:.3f}" for name, value in validated.metrics.items())
+        best = f"  best {validated.best_metric:.3f} (epoch {validated.best_metric_epoch})" if metrics else ""
+        logger.info(
+            f"epoch {state.epoch}/{state.max_epochs}  loss {sum(self.losses) / len(self.losses):.3f}{metrics}{best}"
+            f"  {epoch_s:.1f} s/epoch  {left_s // 60}:{left_s % 60:02d} left"
+        )
+        self.losses.clear()

@@ -1,0 +1,1 @@
+"""Writes the bundle folders and checks them; never ships."""

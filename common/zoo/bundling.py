@@ -1,0 +1,139 @@
+"""
+Bundle folders: rendered from the skeleton and a variant, written, compared.
+
+The skeleton `common/zoo/bundle/` is itself a bundle, of the default network, whose `_target_`s name this package. A
+rendered bundle names the version-stamped copy of the package that it carries: two bundles that shared an unversioned
+name would swap code in one process.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from .. import __version__
+from ..complexity import measure_complexity
+from ..files import replace_file
+from ..networks import LiteUNet
+from .variants import VARIANTS, Variant
+
+SOURCE = Path(__file__).parents[1]
+SKELETON = Path(__file__).parent / "bundle"
+PACKAGE = f"kits_lite_v{__version__.replace('.', '_')}"
+VERSION_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
+REQUIRED_PACKAGES = ("nibabel", "pytorch-ignite", "scipy", "matplotlib", "tensorboard", "filelock", "fire")
+# what runs leave in a bundle folder, beside what is rendered
+NOT_RENDERED = ("models", "eval")
+
+
+def render(variant: Variant) -> dict[str, bytes]:
+    """Every file of a bundle, by its path inside the folder."""
+    files = {}
+    for path in _list_files(SKELETON):
+        files[str(path.relative_to(SKELETON))] = path.read_bytes()
+    for path in _list_files(SOURCE):
+        relative = path.relative_to(SOURCE)
+        if relative.parts[0] != SKELETON.parent.name:
+            files[f"{PACKAGE}/{relative}"] = path.read_bytes()
+
+    metadata = render_metadata(variant)
+    for name, content in files.items():
+        if name.startswith("configs/") and name.endswith(".json"):
+            config = metadata if name == "configs/metadata.json" else json.loads(content)
+            if "network_def" in config:
+                config["network_def"] |= variant.network
+            if name == "configs/train.json":
+                config |= variant.training
+            files[name] = (json.dumps(_stamp_targets(config), indent=4) + "\n").encode()
+    values = {
+        "name": variant.name,
+        "title": variant.title,
+        "summary": variant.summary,
+        "reference": variant.reference,
+        "parameters": f"{metadata['complexity']['parameters']:,}",
+        "flops": f"{metadata['complexity']['flops']:,}",
+        "epochs": json.loads(files["configs/train.json"])["epochs"],
+    }
+    files["docs/README.md"] = Template(files["docs/README.md"].decode()).substitute(values).encode()
+    return files
+
+
+def render_metadata(variant: Variant) -> dict[str, Any]:
+    """The content of `metadata.json`: what the variant says and what its network counts."""
+    metadata = json.loads((SKELETON / "configs/metadata.json").read_text())
+    image = metadata["network_data_format"]["inputs"]["image"]
+    network = LiteUNet(**variant.network)
+    complexity = measure_complexity(network, (1, image["num_channels"], *image["spatial_shape"]))
+    metadata |= {key: _installed(package) for key, package in VERSION_KEYS.items()}
+    metadata |= {
+        "version": __version__,
+        "name": variant.title,
+        "required_packages_version": {package: _installed(package) for package in REQUIRED_PACKAGES},
+        "description": f"{variant.title}: {variant.summary}. Segments kidney and kidney tumour in axial CT slices.",
+        "references": [variant.reference, *metadata["references"]],
+    }
+    metadata["complexity"] |= {
+        "input_shape": list(complexity.input_shape),
+        "parameters": complexity.parameters,
+        "flops": complexity.flops,
+    }
+    return metadata
+
+
+def write_bundle(variant: Variant, bundles_dir: Path) -> Path:
+    """Write a bundle's folder, leaving its weights and the output of runs, and remove what no longer belongs to it."""
+    bundle_dir = bundles_dir / variant.name
+    files = render(variant)
+    for name, content in files.items():
+        with replace_file(bundle_dir / name) as temporary:
+            temporary.write_bytes(content)
+    for name in _find_foreign(bundle_dir, files):
+        (bundle_dir / name).unlink()
+    for folder in bundle_dir.glob("kits_lite_v*"):
+        if folder.name != PACKAGE:
+            shutil.rmtree(folder)
+    return bundle_dir
+
+
+def find_drift(bundles_dir: Path) -> list[str]:
+    """One line for every file in which the bundle folders differ from what would be rendered now."""
+    problems = []
+    for variant in VARIANTS:
+        bundle_dir = bundles_dir / variant.name
+        files = render(variant)
+        for name, content in files.items():
+            path = bundle_dir / name
+            if not path.is_file():
+                problems.append(f"{variant.name}/{name}: missing")
+            elif path.read_bytes() != content:
+                problems.append(f"{variant.name}/{name}: differs")
+        problems += [f"{variant.name}/{name}: not rendered" for name in _find_foreign(bundle_dir, files)]
+    return problems
+
+
+def _find_foreign(bundle_dir: Path, files: dict[str, bytes]) -> list[str]:
+    names = [str(path.relative_to(bundle_dir)) for path in _list_files(bundle_dir)]
+    return [name for name in names if name not in files and Path(name).parts[0] not in NOT_RENDERED]
+
+
+def _list_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+
+
+def _stamp_targets(config: Any, key: str = "") -> Any:
+    """A copy of a config in which every dotted name of this package is the shipped copy's."""
+    if isinstance(config, dict):
+        return {k: _stamp_targets(v, k) for k, v in config.items()}
+    if isinstance(config, list):
+        return [_stamp_targets(v) for v in config]
+    if key in ("_target_", "writer") and str(config).startswith(f"{SOURCE.name}."):
+        return PACKAGE + config[len(SOURCE.name) :]
+    return config
+
+
+def _installed(package: str) -> str:
+    return version(package).split("+")[0]

@@ -1,0 +1,93 @@
+"""The five networks on one screen, and the papers' ablations: rows of `LiteUNet` arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# Keras BatchNorm's momentum 0.99 is torch's 0.01
+BATCH_NORM = ["batch", {"momentum": 0.01, "eps": 0.001}]
+GROUP_NORM = ["group", {"num_groups": 32}]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    One bundle: its folder name, how people call the network, and what differs from the skeleton.
+
+    Args:
+        network: arguments of `LiteUNet`, JSON-able.
+        training: values of `train.json` that differ.
+    """
+
+    name: str
+    title: str
+    summary: str
+    reference: str
+    network: dict[str, Any]
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = (
+    Variant(
+        name="kits_unet_segmentation",
+        title="UNet",
+        summary="the dense U-Net, the baseline that the others are measured against",
+        reference="Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015, arXiv:1505.04597",
+        network={"channels": [64, 128, 256, 512, 1024]},
+        training={"learning_rate": 0.0003},
+    ),
+    Variant(
+        name="kits_wp_unet_segmentation",
+        title="WP-UNet",
+        summary="depthwise-separable convolutions, batch normalization and half the width",
+        reference="Rao et al., Weight pruning-UNet: Weight pruning UNet with depth-wise separable convolutions for semantic segmentation of kidney tumors, Journal of Medical Signals and Sensors 2022, 12(2), 108-113, doi:10.4103/jmss.jmss_108_21",
+        network={
+            "channels": [32, 64, 128, 256, 512],
+            "num_convs": [1, 2, 2, 2, 1],
+            "separable": True,
+            "norm": BATCH_NORM,
+            "norm_bottleneck": False,
+            "dropout": 0.5,
+        },
+    ),
+    Variant(
+        name="kits_sd_unet_segmentation",
+        title="SD-UNet",
+        summary="depthwise-separable convolutions with weight standardization, and group normalization",
+        reference="Gadosey et al., SD-UNet: Stripping down U-Net for Segmentation of Biomedical Images on Platforms with Low Computational Budgets, Diagnostics 2020, 10(2), 110, doi:10.3390/diagnostics10020110",
+        network={
+            "channels": [64, 128, 256, 512, 1024],
+            "num_convs": [1, 2, 2, 2, 2],
+            "separable": True,
+            "weight_standardization": True,
+            "norm": GROUP_NORM,
+            "dropout": 0.5,
+            "upsample": "nearest",
+            "refine": True,
+        },
+    ),
+    Variant(
+        name="kits_unet_pwp_segmentation",
+        title="UNet-PWP",
+        summary="the dense U-Net that is to be partitioned and pruned; in this version not pruned yet",
+        reference="Rao et al., Optimizing Inference Distribution for Efficient Kidney Tumor Segmentation Using a UNet-PWP Deep-Learning Model with XAI on CT Scan Images, Diagnostics 2023, 13(20), 3244, doi:10.3390/diagnostics13203244",
+        network={"channels": [64, 128, 256, 512, 1024]},
+        training={"learning_rate": 0.0003},
+    ),
+    Variant(
+        name="kits_pocket_unet_segmentation",
+        title="Pocket U-Net",
+        summary="the U-Net with 16 channels on every level",
+        reference="Celaya et al., PocketNet: A Smaller Neural Network for Medical Image Analysis, IEEE Transactions on Medical Imaging 2023, 42(4), 1172-1184, arXiv:2104.10745",
+        network={"channels": [16, 16, 16, 16, 16]},
+    ),
+)
+
+# rows of the papers' tables that are no bundles
+ABLATIONS = {
+    "U-Net (depthwise + BN)": {"separable": True, "norm": BATCH_NORM},
+    "U-Net (depthwise + GN)": {"separable": True, "norm": GROUP_NORM},
+    "U-Net (GN)": {"norm": GROUP_NORM},
+    "SD-UNet with BN": {**VARIANTS[2].network, "norm": BATCH_NORM},
+}
