@@ -6,25 +6,24 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from common.zoo.bundling import REMEDY, find_drift, write_bundle
+from common.zoo.variants import VARIANTS
 
-from common.zoo.bundling import find_drift, write_bundle  # noqa: E402
-from common.zoo.variants import VARIANTS  # noqa: E402
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: python scripts/build_bundles.py --check")
-    parser.add_argument("--bundles", type=Path, default=ROOT / "bundles", help="folder of the bundle folders")
+    parser.add_argument("--bundles", type=Path, default=BUNDLES, help="folder of the bundle folders")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a bundle has drifted")
     arguments = parser.parse_args()
-    if arguments.check:
-        problems = find_drift(arguments.bundles)
-        print("\n".join([*problems, "bundles have drifted; remedy: python scripts/build_bundles.py"] if problems else ["ok"]))
-        return 1 if problems else 0
-    for variant in VARIANTS:
-        print(write_bundle(variant, arguments.bundles))
-    return 0
+    if not arguments.check:
+        for variant in VARIANTS:
+            print(write_bundle(variant, arguments.bundles))
+        return 0
+    problems = find_drift(arguments.bundles)
+    print("\n".join([*problems, REMEDY]) if problems else "no drift")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

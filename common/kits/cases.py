@@ -22,8 +22,8 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
     """
     Find the cases of a folder, in the order of their names.
 
-    Three layouts are known: KiTS19's and KiTS21/23's `case_*/imaging.nii.gz` with `segmentation.nii.gz`, directly in the
-    folder or in its `data/` or `dataset/`, and a plain folder of `.nii.gz` and `.nii` images.
+    Known are the layout of KiTS19, KiTS21 and KiTS23, `case_*/imaging.nii.gz` with `segmentation.nii.gz`, directly in
+    the folder or in its `data/` or `dataset/`, and a plain folder of `.nii.gz` and `.nii` images.
 
     Args:
         labelled: every case must come with its label.
@@ -52,7 +52,9 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
     if twice:
         raise InputError(f"{folder}: expected one image a case, found several named {', '.join(twice)}.")
     wanted = ("image", "label") if labelled else ("image",)
-    problems = [f"{folder / case['case']}: expected {key}, found none." for case in cases for key in wanted if key not in case]
+    problems = [
+        f"{folder / case['case']}: expected {key}, found none." for case in cases for key in wanted if key not in case
+    ]
     if problems:
         raise InputError("\n".join(problems))
     return cases
@@ -62,7 +64,9 @@ def _read_case_folder(folder: Path) -> dict[str, str]:
     case = {"case": folder.name}
     for key, stem in (("image", IMAGE_STEM), ("label", LABEL_STEM)):
         files = [folder / f"{stem}{suffix}" for suffix in NIFTI_SUFFIXES]
-        case |= {key: str(file) for file in files if file.is_file()}
+        found = [file for file in files if file.is_file()]
+        if found:
+            case[key] = str(found[0])
     return case
 
 

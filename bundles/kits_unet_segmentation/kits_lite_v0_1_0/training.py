@@ -1,4 +1,4 @@
-"""What a training run needs beyond MONAI's handlers: reproducible epochs, resuming, whole files, one line of progress."""
+"""What a training run needs beyond MONAI's handlers: reproducible epochs, resuming, whole files, a line of progress."""
 
 from __future__ import annotations
 

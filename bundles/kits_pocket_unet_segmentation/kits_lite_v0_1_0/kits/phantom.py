@@ -135,8 +135,11 @@ def make_phantom(
 
 
 def write_phantom_case(
-    folder: str | os.PathLike, case: str, seed: int,
-    shape: tuple[int, int, int] = DEFAULT_SHAPE, spacing_mm: tuple[float, float, float] = DEFAULT_SPACING_MM,
+    folder: str | os.PathLike,
+    case: str,
+    seed: int,
+    shape: tuple[int, int, int] = DEFAULT_SHAPE,
+    spacing_mm: tuple[float, float, float] = DEFAULT_SPACING_MM,
     dtype: type = np.int16,
 ) -> Path:
     """Write imaging.nii.gz as `dtype` (np.float64 in KiTS19) and segmentation.nii.gz as uint8; return their folder."""
@@ -153,8 +156,11 @@ def write_phantom_case(
 
 
 def write_phantom_dataset(
-    folder: str | os.PathLike, count: int, seed: int = 0,
-    shape: tuple[int, int, int] = DEFAULT_SHAPE, spacing_mm: tuple[float, float, float] = DEFAULT_SPACING_MM,
+    folder: str | os.PathLike,
+    count: int,
+    seed: int = 0,
+    shape: tuple[int, int, int] = DEFAULT_SHAPE,
+    spacing_mm: tuple[float, float, float] = DEFAULT_SPACING_MM,
     dtype: type = np.int16,
 ) -> list[Path]:
     """Write `count` phantoms, case_00000_synthetic onwards, and return their folders in that order."""

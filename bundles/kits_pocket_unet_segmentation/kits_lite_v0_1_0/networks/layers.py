@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import nn
 
+
 def standardize_weight(weight: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
     """
     Shift and scale every output filter to zero mean and unit variance over its own taps.

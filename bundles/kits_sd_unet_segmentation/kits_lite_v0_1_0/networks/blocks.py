@@ -88,7 +88,10 @@ class UpCat(nn.Module):
             self.up = nn.Sequential(
                 nn.Upsample(scale_factor=2.0, mode="nearest"),
                 get_conv(
-                    in_channels, skip_channels, block.get("separable", False), block.get("weight_standardization", False)
+                    in_channels,
+                    skip_channels,
+                    block.get("separable", False),
+                    block.get("weight_standardization", False),
                 ),
                 nn.ReLU(),
             )

@@ -33,7 +33,7 @@ def draw_overlay(
     spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0),
 ) -> None:
     """
-    Write a PNG of one axial slice with the contours of prediction and label, anterior up, the patient's right on the left.
+    Write a PNG of one axial slice with the contours of prediction and label, as seen from the feet, anterior up.
 
     Args:
         image: uint8 HU window (X, Y, Z) in RAS.

@@ -2,8 +2,8 @@
 Volumes on disk: read in one streamed pass, written in one piece.
 
 A CT volume is read as uint8: Hounsfield units clipped to the window [0, 255] and rounded, which is WP-UNet's own
-preprocessing once divided by 255. One byte a voxel, read slab by slab, keeps a 1059 x 512 x 512 scan at 0.3 GB even where
-the file holds float64.
+preprocessing once divided by 255. One byte a voxel, read slab by slab, keeps a 1059 x 512 x 512 scan at 0.3 GB even
+where the file holds float64.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
     step = max(1, SLAB_BYTES // bytes_per_index)
     try:
         with ImageOpener(path) as file:
-            # a proxy over one open file: successive slabs go on in the stream instead of decompressing it from its start
+            # a proxy over one open file: each slab goes on in the stream instead of decompressing it from its start
             voxels = ArrayProxy(file, (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter))
             for start in range(0, image.shape[2], step):
                 where = slice(start, min(start + step, image.shape[2]))
@@ -78,7 +78,9 @@ def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
     except (EOFError, OSError, zlib.error, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: expected {image.shape} voxels, found a truncated or damaged file ({error}).") from error
+        raise InputError(
+            f"{path}: expected {image.shape} voxels, found a truncated or damaged file ({error})."
+        ) from error
 
 
 def read_ct(image: nib.Nifti1Image) -> tuple[np.ndarray, tuple[float, float]]:

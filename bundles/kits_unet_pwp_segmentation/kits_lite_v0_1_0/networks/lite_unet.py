@@ -15,12 +15,12 @@ class LiteUNet(nn.Module):
     2-D U-Net whose arguments span the dense U-Net and its lightweight descendants.
 
         image (B, in_channels, H, W)
-          encoder[0] ------------------ skip ------------------ decoder[-1] -- refine -- head --> (B, out_channels, H, W)
-            max-pool                                                up
-            encoder[1] --------------- skip --------------- decoder[-2]
-              ...                                             ...
-                max-pool                                    up
-                encoder[-1], the bottleneck ----------------
+          encoder[0] ----------------- skip ----------------- decoder[-1] -- refine -- head --> (B, out_channels, H, W)
+            max-pool                                              up
+            encoder[1] -------------- skip -------------- decoder[-2]
+              ...                                           ...
+                max-pool                                  up
+                encoder[-1], the bottleneck --------------
 
     Every width follows from `channels`, so a network with pruned channels is again a `LiteUNet`.
 

@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -183,7 +182,9 @@ class SliceDataset(Dataset):
             holds = np.concatenate([[slices[1].any() for slices in volume] for volume in volumes])
             self.foreground, self.others = np.flatnonzero(holds), np.flatnonzero(~holds)
             if not len(self.foreground):
-                raise InputError("dataset_dir: expected slices with kidney or tumour in the training cases, found none.")
+                raise InputError(
+                    "dataset_dir: expected slices with kidney or tumour in the training cases, found none."
+                )
         share = foreground_share or 1
         self.num_others = min(len(self.others), round(len(self.foreground) * (1 - share) / share))
         self.set_epoch(0)

@@ -1,0 +1,59 @@
+# make demo             train, score and segment with Pocket U-Net on synthetic CT (DATA=folder: on KiTS cases)
+# make test             all tests
+# make bundles          write bundles/ anew from common/
+PYTHON ?= python3.11
+BIN := $(CURDIR)/.venv/bin
+READY := .venv/ready
+BUNDLE := bundles/kits_pocket_unet_segmentation
+DEMO := $(CURDIR)/demo
+
+ifdef DATA
+DEMO_DATA := $(abspath $(DATA))
+DEMO_OUT := $(DEMO)/kits
+EPOCHS ?= 120
+TRAINING := --epochs $(EPOCHS) --validation_fraction 0.3
+SIZE :=
+else
+DEMO_DATA := $(DEMO)/synthetic-cases
+DEMO_OUT := $(DEMO)/synthetic
+EPOCHS ?= 30
+TRAINING := --epochs $(EPOCHS)
+SIZE := --spatial_size "[128,128]"
+endif
+RUN = cd $(BUNDLE) && $(BIN)/python -W ignore -m monai.bundle run
+TO := --dataset_dir $(DEMO_DATA) --output_dir $(DEMO_OUT) $(SIZE)
+
+.PHONY: demo test bundles clean
+demo: $(READY)
+ifndef DATA
+	$(BIN)/python scripts/make_phantoms.py --output $(DEMO_DATA) --count 10
+endif
+	@echo "== train"
+	$(RUN) --config_file configs/train.json $(TO) --ckpt_dir $(DEMO_OUT)/models $(TRAINING)
+	@echo "== evaluate on the held-out cases"
+	$(RUN) --config_file "['configs/train.json','configs/evaluate.json']" $(TO) --ckpt_dir $(DEMO_OUT)/models
+	@echo "== segment"
+	$(RUN) --config_file configs/inference.json --dataset_dir $(DEMO_DATA) --output_dir $(DEMO_OUT)/segmentations $(SIZE) \
+		--weights $(DEMO_OUT)/models/model.pt
+	@echo
+	@echo "scores of the held-out cases:      $(DEMO_OUT)/metrics.csv, summary.json"
+	@echo "their pictures, label against net: $(DEMO_OUT)/*.png"
+	@echo "segmentations of all cases:        $(DEMO_OUT)/segmentations"
+
+test: $(READY)
+	$(BIN)/python -m ruff check common scripts tests
+	$(BIN)/python scripts/build_bundles.py --check
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 10
+
+bundles: $(READY)
+	$(BIN)/python scripts/build_bundles.py
+
+clean:
+	rm -rf .venv demo
+
+# torch first and pinned exactly: a range would let another package pull a build with CUDA
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install "$$(grep -o 'torch==[0-9.]*' pyproject.toml | head -n 1)"
+	$(BIN)/python -m pip install -e ".[dev]"
+	touch $(READY)

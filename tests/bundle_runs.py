@@ -1,0 +1,50 @@
+"""Bundles as users run them: from the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from common.zoo.variants import VARIANTS
+
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+NAMES = [variant.name for variant in VARIANTS]
+POCKET = "kits_pocket_unet_segmentation"
+
+
+def start_bundle(
+    bundle: Path, *configs: str, cwd: Path | None = None, launcher: tuple[str, ...] = (sys.executable,), **overrides
+) -> subprocess.Popen:
+    """
+    `python -m monai.bundle run` with configs of a bundle, from its own folder or, with absolute paths, from another.
+    """
+    folder = Path("configs") if cwd is None else bundle / "configs"
+    files = [str(folder / f"{config}.json") for config in configs]
+    command = [*launcher, "-m", "monai.bundle", "run", "--config_file", files[0] if len(files) == 1 else str(files)]
+    if cwd is not None:
+        command += ["--bundle_root", str(bundle)]
+    for key, value in overrides.items():
+        command += [f"--{key}", str(value)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        command, cwd=cwd or bundle, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run_bundle(bundle: Path, *configs: str, **arguments) -> subprocess.CompletedProcess:
+    """`start_bundle`, waited for."""
+    process = start_bundle(bundle, *configs, **arguments)
+    try:
+        printed, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, printed, errors)
+
+
+def run_well(bundle: Path, *configs: str, **arguments) -> str:
+    """`run_bundle` that must succeed; gives what it printed."""
+    done = run_bundle(bundle, *configs, **arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -1,0 +1,174 @@
+"""Bad input from the command line: one clear line, an exit code that is not 0, nothing half-written."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from bundle_runs import run_bundle
+
+from common.networks import LiteUNet
+from common.networks.weights import save_weights
+
+TRAIN, EVALUATE, INFERENCE = ("train",), ("train", "evaluate"), ("inference",)
+
+
+def truncate(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def change(path: Path, function: Callable[[np.ndarray], np.ndarray]) -> None:
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(function(np.asarray(image.dataobj)), image.affine), path)
+
+
+def set_label_7(voxels: np.ndarray) -> np.ndarray:
+    voxels[0, 0, 0] = 7
+    return voxels
+
+
+def no_folder(data: Path) -> None:
+    shutil.rmtree(data)
+
+
+def empty_folder(data: Path) -> None:
+    shutil.rmtree(data)
+    data.mkdir()
+
+
+# what is done to the data, the workflow, words of the line that says so
+BAD_DATA = {
+    "missing folder": (no_folder, TRAIN, ["expected a folder of cases"]),
+    "missing folder for inference": (no_folder, INFERENCE, ["expected a folder of cases"]),
+    "empty folder": (empty_folder, TRAIN, ["expected case_*/imaging.nii.gz or NIfTI images, found neither"]),
+    "empty folder for inference": (empty_folder, INFERENCE, ["found neither"]),
+    "truncated image": (lambda d: truncate(d / "case_0_synthetic/imaging.nii.gz"), TRAIN, ["truncated or damaged"]),
+    "truncated image for inference": (
+        lambda d: truncate(d / "case_0_synthetic/imaging.nii.gz"),
+        INFERENCE,
+        ["truncated or damaged"],
+    ),
+    "image without label": (
+        lambda d: (d / "case_1_synthetic/segmentation.nii.gz").unlink(),
+        TRAIN,
+        ["case_1_synthetic", "expected label"],
+    ),
+    "label of another shape": (
+        lambda d: change(d / "case_0_synthetic/segmentation.nii.gz", lambda v: v[:-1]),
+        TRAIN,
+        ["expected the image's shape (8, 32, 32), found (7, 32, 32)"],
+    ),
+    "label value 7": (
+        lambda d: change(d / "case_0_synthetic/segmentation.nii.gz", set_label_7),
+        TRAIN,
+        ["case_0_synthetic", "expected labels [0, 1, 2, 3], found 7"],
+    ),
+    "2-D image": (
+        lambda d: change(d / "case_0_synthetic/imaging.nii.gz", lambda v: v[0]),
+        INFERENCE,
+        ["expected a 3-D image, found shape (32, 32)"],
+    ),
+    "4-D image": (
+        lambda d: change(d / "case_0_synthetic/imaging.nii.gz", lambda v: np.stack([v, v], axis=-1)),
+        INFERENCE,
+        ["expected a 3-D image, found shape (8, 32, 32, 2)"],
+    ),
+}
+
+
+@pytest.fixture
+def data(phantoms, tmp_path) -> Path:
+    """Three tiny labelled cases that a test may break."""
+    for number, case in enumerate(sorted(phantoms.iterdir())[:3]):
+        folder = tmp_path / "data" / f"case_{number}_synthetic"
+        folder.mkdir(parents=True)
+        for name in ("imaging", "segmentation"):
+            image = nib.load(case / f"{name}.nii.gz")
+            voxels = np.asarray(image.dataobj)[:8, 8:40, 8:40]
+            nib.save(nib.Nifti1Image(voxels, image.affine), folder / f"{name}.nii.gz")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def bundle(copy_bundle) -> Path:
+    """Pocket U-Net with untrained weights."""
+    bundle = copy_bundle()
+    save_weights(LiteUNet(channels=[16] * 5), bundle / "models/model.pt")
+    return bundle
+
+
+def find_error(bundle: Path, *configs: str, **arguments) -> list[str]:
+    """The lines of the error that a run must end with."""
+    done = run_bundle(bundle, *configs, spatial_size="[32,32]", **arguments)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("error: "))
+    return lines[start:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spoil", "configs", "words"), BAD_DATA.values(), ids=BAD_DATA)
+def test_bad_data_is_one_clear_line(spoil, configs, words, bundle, data):
+    weights = (bundle / "models/model.pt").read_bytes()
+    spoil(data)
+    lines = find_error(bundle, *configs, dataset_dir=data, output_dir=bundle / "out")
+    assert len(lines) == 1, lines
+    assert all(word in lines[0] for word in words), lines
+    assert (bundle / "models/model.pt").read_bytes() == weights
+    assert not list(bundle.glob("out/**/.*"))
+
+
+@pytest.mark.slow
+def test_all_bad_cases_are_told_at_once_before_training(bundle, data):
+    change(data / "case_0_synthetic/segmentation.nii.gz", set_label_7)
+    truncate(data / "case_1_synthetic/imaging.nii.gz")
+    change(data / "case_2_synthetic/imaging.nii.gz", lambda v: np.clip(v, 0, 1))
+    split = bundle / "split.json"
+    split.write_text('{"training": ["case_0_synthetic", "case_1_synthetic", "case_2_synthetic"], "validation": ["x"]}')
+    split.write_text(split.read_text().replace('"x"', '"case_3_synthetic"'))
+    shutil.copytree(data / "case_0_synthetic", data / "case_3_synthetic")
+    lines = find_error(bundle, *TRAIN, dataset_dir=data, split_file=split)
+    assert len(lines) == 3, lines
+    assert all(f"case_{number}_synthetic" in line for number, line in enumerate(lines))
+
+
+@pytest.mark.slow
+def test_missing_and_foreign_weights_are_one_clear_line(bundle, data):
+    run = {"dataset_dir": data, "output_dir": bundle / "out"}
+    save_weights(LiteUNet(channels=[8] * 5), bundle / "models/model.pt")
+    (line,) = find_error(bundle, *INFERENCE, **run)
+    assert "models/model.pt: weights of another network" in line
+    torch.save({}, bundle / "other.pt")
+    (line,) = find_error(bundle, *INFERENCE, weights=bundle / "other.pt", **run)
+    assert "weights of another network" in line
+    (bundle / "broken.pt").write_bytes(gzip.compress(b"nothing"))
+    (line,) = find_error(bundle, *INFERENCE, weights=bundle / "broken.pt", **run)
+    assert "expected a PyTorch state dict" in line
+    (bundle / "models/model.pt").unlink()
+    for configs in (INFERENCE, EVALUATE):
+        (line,) = find_error(bundle, *configs, **run)
+        assert "no weights here" in line
+    assert not (bundle / "out").exists() or not list((bundle / "out").iterdir())
+
+
+@pytest.mark.slow
+def test_a_split_with_a_case_on_both_sides_is_refused(bundle, data):
+    split = bundle / "split.json"
+    split.write_text('{"training": ["case_0_synthetic", "case_1_synthetic"], "validation": ["case_1_synthetic"]}')
+    (line,) = find_error(bundle, *TRAIN, dataset_dir=data, split_file=split)
+    assert "found on both: case_1_synthetic" in line
+
+
+@pytest.mark.slow
+def test_an_unfinished_run_on_other_cases_is_not_gone_on_with(bundle, data):
+    torch.save({"run": {"cases": ["case_9"], "epochs": 2}}, bundle / "models/checkpoint.pt")
+    (line,) = find_error(bundle, *TRAIN, dataset_dir=data, epochs=2)
+    assert "checkpoint.pt: expected the unfinished run of these cases" in line

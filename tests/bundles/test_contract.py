@@ -1,0 +1,112 @@
+"""What MONAI and MONAI Label expect of a bundle folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bundle_runs import BUNDLES, NAMES
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
+from torch import nn
+
+from common.complexity import count_flops, count_parameters
+from common.kits.cases import make_split
+from common.networks.weights import save_weights
+from common.zoo.bundling import PACKAGE
+
+SCHEMA = Path(__file__).resolve().parents[1] / "data" / "meta_schema_20240725.json"
+WORKFLOWS = {"train": "train", "evaluate": "train", "inference": "infer"}
+KEY_ORDER = ["imports", "bundle_root", "dataset_dir", "output_dir", "device", "network_def", "network"]
+
+
+@pytest.fixture(params=NAMES)
+def bundle(request, monkeypatch) -> Path:
+    monkeypatch.syspath_prepend(str(BUNDLES / request.param))
+    monkeypatch.chdir(BUNDLES / request.param)
+    return BUNDLES / request.param
+
+
+@pytest.mark.parametrize("config", WORKFLOWS)
+def test_no_required_property_is_missing(bundle, config, phantoms, tmp_path):
+    make_split(phantoms, tmp_path / "split.json")  # as training leaves it
+    save_weights(read_network(config if config != "evaluate" else "train"), tmp_path / "model.pt")
+    arguments = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
+    arguments |= {"spatial_size": [32, 32], "weights": str(tmp_path / "model.pt")}
+    files = [f"configs/{name}.json" for name in (("train", config) if config == "evaluate" else (config,))]
+    workflow = ConfigWorkflow(config_file=files, workflow_type=WORKFLOWS[config], logging_file=False, **arguments)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def read_network(config: str) -> nn.Module:
+    parser = ConfigParser()
+    parser.read_config(f"configs/{config}.json")
+    return parser.get_parsed_content("network_def")
+
+
+def test_metadata_follows_the_schema(bundle, tmp_path):
+    verify_metadata(meta_file="configs/metadata.json", filepath=str(SCHEMA))
+    metadata = json.loads(Path("configs/metadata.json").read_text())
+    del metadata["version"]
+    broken = tmp_path / "metadata.json"
+    broken.write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="version"):
+        verify_metadata(meta_file=str(broken), filepath=str(SCHEMA))
+
+
+@pytest.mark.parametrize("config", ["train", "inference"])
+def test_network_takes_and_gives_what_the_metadata_says(bundle, config):
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file="configs/metadata.json",
+        config_file=f"configs/{config}.json",
+        device="cpu",
+    )
+
+
+def test_complexity_in_the_metadata_is_what_the_network_counts(bundle):
+    complexity = json.loads(Path("configs/metadata.json").read_text())["complexity"]
+    for config in ("train", "inference"):
+        network = read_network(config)
+        assert count_parameters(network) == complexity["parameters"]
+        assert count_flops(network, complexity["input_shape"]) == complexity["flops"]
+
+
+def test_configs_keep_their_key_order_and_stand_alone(bundle):
+    for config in ("train", "inference"):
+        content = json.loads(Path(f"configs/{config}.json").read_text())
+        positions = [list(content).index(key) for key in KEY_ORDER]
+        assert positions == sorted(positions)
+        assert list(content)[-1] == "run"
+
+
+def test_targets_name_the_shipped_package_only(bundle):
+    for config in Path("configs").glob("*.json"):
+        names = re.findall(r'"(?:_target_|writer)": "([^"]+)"', config.read_text())
+        ours = [name for name in names if "." in name and not name.startswith(("torch.", "monai."))]
+        assert all(name.startswith(f"{PACKAGE}.") for name in ours), config
+
+
+def test_no_file_names_an_absolute_path(bundle):
+    for path in bundle.rglob("*"):
+        if path.suffix in (".json", ".conf", ".md", ".txt", ".py") and "eval" not in path.relative_to(bundle).parts:
+            assert not re.search(r"""["'\s](/home|/root|/work|/tmp)/""", path.read_text()), path
+
+
+def test_shipped_code_works_without_the_repository(bundle, tmp_path):
+    """Every module of the copy is imported where `common` cannot be found."""
+    modules = [
+        ".".join(path.relative_to(bundle).with_suffix("").parts) for path in sorted(bundle.glob(f"{PACKAGE}/**/*.py"))
+    ]
+    code = (
+        "import importlib, sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
+        f"sys.path[:] = [{str(bundle)!r}] + [p for p in sys.path if 'site-packages' in p or 'python3' in p]\n"
+        f"for module in {modules}: importlib.import_module(module.removesuffix('.__init__'))\n"
+        "assert 'common' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
