@@ -95,8 +95,9 @@ class RunKeeper:
         """Write the best weights when this epoch's are, and the state of the run."""
         if engine.state.rank > 0:
             return
-        best = self.validator.get_stats("best_metric", "best_metric_epoch")
-        if best["best_metric_epoch"] == engine.state.epoch:
+        validated = self.validator.state
+        best = {"best_metric": float(validated.best_metric), "best_metric_epoch": validated.best_metric_epoch}
+        if validated.best_metric_epoch == engine.state.epoch:
             save_weights(self.parts["network"], self.weights_path)
         state = {name: part.state_dict() for name, part in self.parts.items()}
         progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}

@@ -47,8 +47,8 @@ def empty_folder(data: Path) -> None:
 BAD_DATA = {
     "missing folder": (no_folder, TRAIN, ["expected a folder of cases"]),
     "missing folder for inference": (no_folder, INFERENCE, ["expected a folder of cases"]),
-    "empty folder": (empty_folder, TRAIN, ["expected case_*/imaging.nii.gz or NIfTI images, found neither"]),
-    "empty folder for inference": (empty_folder, INFERENCE, ["found neither"]),
+    "empty folder": (empty_folder, TRAIN, ["images or a DICOM series, found none"]),
+    "empty folder for inference": (empty_folder, INFERENCE, ["found none"]),
     "truncated image": (lambda d: truncate(d / "case_0_synthetic/imaging.nii.gz"), TRAIN, ["truncated or damaged"]),
     "truncated image for inference": (
         lambda d: truncate(d / "case_0_synthetic/imaging.nii.gz"),
@@ -154,7 +154,7 @@ def test_missing_and_foreign_weights_are_one_clear_line(bundle, data):
     assert "expected a PyTorch state dict" in line
     (bundle / "models/model.pt").unlink()
     for configs in (INFERENCE, EVALUATE):
-        (line,) = find_error(bundle, *configs, **run)
+        (line,) = find_error(bundle, *configs, subset="all", **run)
         assert "no weights here" in line
     assert not (bundle / "out").exists() or not list((bundle / "out").iterdir())
 

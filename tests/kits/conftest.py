@@ -27,7 +27,7 @@ def phantom() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def make_affine() -> Callable[..., np.ndarray]:
-    """Affine of a volume (X, Y, Z) in RAS whose file stores it along `axes`: axcodes, or "oblique", 12 degrees off LPS."""
+    """Affine of a file that stores a volume (X, Y, Z) in RAS along `axes`: axcodes or "oblique", 12 degrees off LPS."""
 
     def make(axes: str = "RAS", shape: tuple[int, ...] = (12, 64, 64)) -> np.ndarray:
         affine = np.diag([*SPACING_MM, 1.0])

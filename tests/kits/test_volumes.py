@@ -1,4 +1,4 @@
-"""Volumes: what is read equals numpy on the whole array, what is damaged is refused in one line, what is written is whole."""
+"""Volumes: read as numpy reads the whole array, refused in one line where damaged, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -350,7 +350,7 @@ def test_a_written_label_map_keeps_voxels_shape_affine_and_type(tmp_path, phanto
     assert nib.aff2axcodes(written.affine) == nib.aff2axcodes(affine)
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt("stopped")])
 @pytest.mark.parametrize("before", [{}, {"case.nii.gz": b"an older result"}])
 def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path, label, monkeypatch, error, before):
     def fail(image, filename):

@@ -24,11 +24,14 @@ from nibabel.openers import ImageOpener
 
 from ..errors import InputError
 from ..files import replace_file
+from .itk_images import ITK_SUFFIXES, open_with_itk
 
 WINDOW_HU = (0, 255)
 LABELS = {"background": 0, "kidney": 1, "tumor": 2}
 CYST = 3
+ORTHOGONALITY = 0.01  # largest cosine between two axes
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 SLAB_BYTES = 32 * 2**20
 
 
@@ -53,6 +56,25 @@ def open_nifti(path: PathLike) -> nib.Nifti1Image:
     return image
 
 
+def open_volume(path: PathLike, series: str | None = None) -> nib.Nifti1Image:
+    """
+    Open a 3-D image: NIfTI without reading its voxels; NRRD or a folder with a DICOM series by `open_with_itk`.
+
+    Raises:
+        InputError: when the image cannot be opened, is not 3-D, or its axes are not orthogonal.
+    """
+    is_foreign = Path(path).is_dir() or str(path).endswith(ITK_SUFFIXES)
+    image = open_with_itk(path, series) if is_foreign else open_nifti(path)
+    # in memory or not, errors that turn up while reading name the file
+    image.file_map["image"].filename = str(path)
+    axes = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
+    if np.abs(axes.T @ axes - np.eye(3)).max() > ORTHOGONALITY:
+        raise InputError(
+            f"{path}: expected orthogonal axes, found a sheared affine {image.affine[:3].round(3).tolist()}."
+        )
+    return image
+
+
 def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
     """
     Yield (where along the last axis, voxels) of a NIfTI image in one pass over its file, to the last byte.
@@ -63,6 +85,9 @@ def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
         InputError: when the file is truncated or fails its gzip checksum.
     """
     path, proxy = image.get_filename(), image.dataobj
+    if isinstance(proxy, np.ndarray):
+        yield slice(None), proxy
+        return
     bytes_per_index = max(1, int(np.prod(image.shape[:2])) * proxy.dtype.itemsize)
     step = max(1, SLAB_BYTES // bytes_per_index)
     try:
@@ -103,9 +128,12 @@ def read_ct(image: nib.Nifti1Image) -> tuple[np.ndarray, tuple[float, float]]:
     return windowed, (float(lowest), float(highest))
 
 
-def read_label(image: nib.Nifti1Image) -> np.ndarray:
+def read_label(image: nib.Nifti1Image, keep_cysts: bool = False) -> np.ndarray:
     """
     Read a label map of 0 background, 1 kidney, 2 tumour; cysts (3, KiTS21/23) become kidney, as they are in KiTS19.
+
+    Args:
+        keep_cysts: leave them 3, as the KiTS21 and KiTS23 scores need them.
 
     Returns:
         uint8 array of the image's shape, in file order.
@@ -119,8 +147,21 @@ def read_label(image: nib.Nifti1Image) -> np.ndarray:
         foreign = slab[~np.isin(slab, known)]
         if foreign.size:
             raise InputError(f"{image.get_filename()}: expected labels {known}, found {foreign[0]:g}.")
-        label[..., where] = np.where(slab == CYST, LABELS["kidney"], slab)
+        label[..., where] = slab if keep_cysts else np.where(slab == CYST, LABELS["kidney"], slab)
     return label
+
+
+def check_same_grid(image: nib.Nifti1Image, label: nib.Nifti1Image, key: str) -> None:
+    """
+    Raises:
+        InputError: when the label's shape or affine is not the image's.
+    """
+    path = label.get_filename()
+    if image.shape != label.shape:
+        raise InputError(f"{path}: expected the {key}'s shape {image.shape}, found {label.shape}.")
+    if not np.allclose(image.affine, label.affine, atol=1e-3):
+        expected, found = (i.affine[:3].round(3).tolist() for i in (image, label))
+        raise InputError(f"{path}: expected the {key}'s affine {expected}, found {found}.")
 
 
 def describe_range_problem(lowest: float, highest: float) -> str:
@@ -137,10 +178,20 @@ def describe_range_problem(lowest: float, highest: float) -> str:
 
 class CTReader(NibabelReader):
     """
-    MONAI image reader for CT in NIfTI: `read_ct` behind `LoadImaged(reader=CTReader(), dtype="uint8")`.
+    MONAI image reader for CT: `open_volume` and `read_ct` behind `LoadImaged(reader=CTReader(), dtype="uint8")`.
 
     Warns when the values do not look like Hounsfield units.
+
+    Args:
+        series: DICOM series to read, see `open_with_itk`.
     """
+
+    def __init__(self, series: str | None = None) -> None:
+        super().__init__()
+        self.series = series
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        return True
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: object) -> PathLike:
         # LoadImage hides what read() raises behind a traceback in a string, so the file is opened in get_data()
@@ -148,7 +199,7 @@ class CTReader(NibabelReader):
 
     def get_data(self, img: PathLike) -> tuple[np.ndarray, dict]:
         self.filenames = (img,)
-        return super().get_data(open_nifti(img))
+        return super().get_data(open_volume(img, self.series))
 
     def _get_array_data(self, img: nib.Nifti1Image, filename: PathLike) -> np.ndarray:
         windowed, values = read_ct(img)
@@ -159,10 +210,19 @@ class CTReader(NibabelReader):
 
 
 class LabelReader(CTReader):
-    """MONAI image reader for KiTS label maps in NIfTI: `read_label` behind `LoadImaged`."""
+    """
+    MONAI image reader for KiTS label maps: `open_volume` and `read_label` behind `LoadImaged`.
+
+    Args:
+        keep_cysts: see `read_label`.
+    """
+
+    def __init__(self, keep_cysts: bool = False) -> None:
+        super().__init__()
+        self.keep_cysts = keep_cysts
 
     def _get_array_data(self, img: nib.Nifti1Image, filename: PathLike) -> np.ndarray:
-        return read_label(img)
+        return read_label(img, self.keep_cysts)
 
 
 class WholeFileWriter(NibabelWriter):

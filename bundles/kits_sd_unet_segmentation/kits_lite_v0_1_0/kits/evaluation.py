@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +17,9 @@ from monai.utils import ImageMetaKey
 
 from ..files import replace_file
 from .cases import name_case
-from .metrics import PROTOCOLS, PooledDice, pooled_dice, score_case, summarize, worst_cases
+from .metrics import PROTOCOLS
 from .report import draw_overlay
+from .scores import describe_summary, score_label_maps, summarize_cases, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +82,6 @@ class CaseScores(CaseHandler):
     def __init__(self, output_dir: str | os.PathLike, protocol: str = "kits19") -> None:
         self.output_dir = Path(output_dir)
         self.protocol = PROTOCOLS[protocol]
-        self.count = PooledDice(protocol)
 
     def attach(self, engine: Engine) -> None:
         super().attach(engine)
@@ -92,53 +90,31 @@ class CaseScores(CaseHandler):
 
     def start(self, engine: Engine) -> None:
         """Forget the cases of an earlier run."""
-        self.rows: list[dict] = []
-        self.counts: list[torch.Tensor] = []
+        self.scored: list[tuple[dict, torch.Tensor]] = []
 
     def handle_case(self, case: str, volumes: dict[str, np.ndarray], spacing_mm: tuple[float, ...]) -> None:
-        row = {"case": case, **score_case(volumes["pred"], volumes["label"], spacing_mm, self.protocol)}
-        self.counts.append(self.count(*(torch.from_numpy(volumes[key])[None, None] for key in ("pred", "label"))))
-        self.rows.append(row)
+        row, counts = score_label_maps(case, volumes["pred"], volumes["label"], spacing_mm, self.protocol)
+        self.scored.append((row, counts))
         logger.info("  ".join([case, *(f"{name} {value:.3f}" for name, value in row.items() if name != "case")]))
 
     def complete(self, engine: Engine) -> None:
         """Write the tables of all cases of all processes, and log what they amount to."""
-        rows, counts = self._gather()
+        rows, counts = zip(*self._gather())
         if engine.state.rank > 0:
             return
-        summary = {
-            "protocol": self.protocol.name,
-            "cases": len(rows),
-            "pooled": {f"{name}_dice": dice for name, dice in zip(self.protocol.classes, pooled_dice(counts).tolist())},
-            "per_case": summarize(rows),
-            "worst": worst_cases(rows, self.protocol.mean_dice),
-        }
+        summary = summarize_cases(rows, counts, self.protocol)
         write_table(rows, self.output_dir / "metrics.csv")
         with replace_file(self.output_dir / "summary.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=1) + "\n")
-        for name, column in summary["per_case"].items():
-            logger.info(
-                f"{name}: mean {column['mean']:.3f} (95 % {column['ci95_low']:.3f} to {column['ci95_high']:.3f}),"
-                f" median {column['median']:.3f}, {len(rows)} cases"
-            )
-        logger.info("pooled over all voxels: " + "  ".join(f"{k} {v:.4f}" for k, v in summary["pooled"].items()))
-        logger.info(f"worst cases: {', '.join(summary['worst'])}; tables in {self.output_dir}")
+        for line in [*describe_summary(summary), f"tables: {self.output_dir}"]:
+            logger.info(line)
 
-    def _gather(self) -> tuple[list[dict], torch.Tensor]:
-        """Rows and counts of the cases of all processes, in the order of their names."""
-        shares = [(self.rows, self.counts)]
+    def _gather(self) -> list[tuple[dict, torch.Tensor]]:
+        """What was scored by all processes, in the order of the cases' names."""
+        shares = [self.scored]
         if dist.is_available() and dist.is_initialized():
-            shares = [([], [])] * dist.get_world_size()
-            dist.all_gather_object(shares, (self.rows, self.counts))
+            shares = [None] * dist.get_world_size()
+            dist.all_gather_object(shares, self.scored)
         # a sampler that gives every process as many cases gives some cases twice
-        cases = {row["case"]: (row, count) for rows, counts in shares for row, count in zip(rows, counts)}
-        rows, counts = zip(*(cases[name] for name in sorted(cases)))
-        return list(rows), torch.cat(counts)
-
-
-def write_table(rows: Sequence[Mapping[str, object]], path: str | os.PathLike) -> None:
-    """Write rows that share their columns as CSV, in one piece."""
-    with replace_file(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        cases = {row["case"]: (row, counts) for share in shares for row, counts in share}
+        return [cases[name] for name in sorted(cases)]

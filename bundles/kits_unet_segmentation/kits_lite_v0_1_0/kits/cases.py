@@ -13,7 +13,16 @@ from monai.utils import ImageMetaKey
 
 from ..errors import InputError
 from ..files import replace_file
-from .volumes import NIFTI_SUFFIXES, describe_range_problem, open_nifti, read_ct, read_label
+from .itk_images import list_series
+from .volumes import (
+    IMAGE_SUFFIXES,
+    NIFTI_SUFFIXES,
+    check_same_grid,
+    describe_range_problem,
+    open_volume,
+    read_ct,
+    read_label,
+)
 
 IMAGE_STEM, LABEL_STEM = "imaging", "segmentation"
 
@@ -23,7 +32,8 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
     Find the cases of a folder, in the order of their names.
 
     Known are the layout of KiTS19, KiTS21 and KiTS23, `case_*/imaging.nii.gz` with `segmentation.nii.gz`, directly in
-    the folder or in its `data/` or `dataset/`, and a plain folder of `.nii.gz` and `.nii` images.
+    the folder or in its `data/` or `dataset/`; a plain folder of `.nii.gz`, `.nii` and `.nrrd` images; the folder of a
+    DICOM series; and a single image file.
 
     Args:
         labelled: every case must come with its label.
@@ -36,6 +46,8 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
             missing; all missing files are named, one line each.
     """
     folder = Path(folder)
+    if folder.is_file() and folder.name.endswith(IMAGE_SUFFIXES):
+        return [{"case": name_case(folder), "image": str(folder)}]
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of cases, found none.")
     for root in (folder, folder / "data", folder / "dataset"):
@@ -44,10 +56,12 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
             cases = [_read_case_folder(f) for f in case_folders]
             break
     else:
-        images = sorted(f for f in folder.iterdir() if f.name.endswith(NIFTI_SUFFIXES) and not f.name.startswith("."))
+        images = sorted(f for f in folder.iterdir() if f.name.endswith(IMAGE_SUFFIXES) and not f.name.startswith("."))
         cases = [{"case": name_case(f), "image": str(f)} for f in images]
+    if not cases and list_series(folder):
+        cases = [{"case": folder.resolve().name, "image": str(folder)}]
     if not cases:
-        raise InputError(f"{folder}: expected case_*/{IMAGE_STEM}.nii.gz or NIfTI images, found neither.")
+        raise InputError(f"{folder}: expected case_*/{IMAGE_STEM}.nii.gz, images or a DICOM series, found none.")
     twice = [name for name, times in Counter(c["case"] for c in cases).items() if times > 1]
     if twice:
         raise InputError(f"{folder}: expected one image a case, found several named {', '.join(twice)}.")
@@ -74,7 +88,7 @@ def name_case(image: PathLike) -> str:
     """The name of a case from the path of its image: the folder's in a KiTS layout, else the file's without suffix."""
     image = Path(image)
     stem = image.name
-    for suffix in NIFTI_SUFFIXES:
+    for suffix in IMAGE_SUFFIXES:
         stem = stem.removesuffix(suffix)
     return image.parent.name if stem in (IMAGE_STEM, LABEL_STEM) else stem
 
@@ -101,20 +115,26 @@ def read_case(case: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """
     if not case.get("label"):
         raise InputError(f"{case['image']}: expected a label beside the image, found none.")
-    image, label = open_nifti(case["image"]), open_nifti(case["label"])
-    if image.shape != label.shape:
-        raise InputError(f"{case['label']}: expected the image's shape {image.shape}, found {label.shape}.")
-    if not np.allclose(image.affine, label.affine, atol=1e-3):
-        raise InputError(
-            f"{case['label']}: expected the image's affine {image.affine[:3].round(3).tolist()},"
-            f" found {label.affine[:3].round(3).tolist()}."
-        )
-    label_map = read_label(label)
-    windowed, values = read_ct(image)
+    image, label = open_volume(case["image"]), open_volume(case["label"])
+    check_same_grid(image, label, "image")
+    return read_image(case), read_label(label), image.affine
+
+
+def read_image(case: Mapping[str, str]) -> np.ndarray:
+    """
+    Read the image of one case in full, checking it.
+
+    Returns:
+        uint8 (windowed, see `read_ct`), in file order.
+
+    Raises:
+        InputError: when the file is missing, damaged, not 3-D, or its values do not look like Hounsfield units.
+    """
+    windowed, values = read_ct(open_volume(case["image"]))
     problem = describe_range_problem(*values)
     if problem:
         raise InputError(f"{case['image']}: {problem}.")
-    return windowed, label_map, image.affine
+    return windowed
 
 
 def split_cases(

@@ -1,0 +1,36 @@
+"""Score label maps by an official KiTS protocol: one row a case, then means, intervals and the worst cases."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.errors import report_input_errors
+from common.kits.metrics import PROTOCOLS
+from common.kits.scores import describe_summary, pair_label_maps, score_files, summarize_cases, write_table
+
+EXAMPLE = "example: python scripts/score.py --labels kits19 --predictions out --protocol kits19 --output scores.csv"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--labels", type=Path, required=True, help="KiTS folder, or folder of <case>.nii.gz")
+    parser.add_argument("--predictions", type=Path, required=True, help="the same")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="kits19")
+    parser.add_argument("--output", type=Path, required=True, help="CSV file for the scores of every case")
+    arguments = parser.parse_args()
+    report_input_errors()
+    protocol = PROTOCOLS[arguments.protocol]
+    pairs = pair_label_maps(arguments.labels, arguments.predictions)
+    scored = [score_files(case, *paths, protocol) for case, paths in tqdm(pairs.items(), unit="case")]
+    rows, counts = zip(*scored)
+    write_table(rows, arguments.output)
+    print("\n".join(describe_summary(summarize_cases(rows, counts, protocol))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Segment kidneys and kidney tumours in CT: NIfTI, NRRD, a KiTS folder or a DICOM series."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.errors import find_input_error, report_input_errors
+from common.kits.cases import find_cases
+from common.kits.html_report import write_index
+from common.segmentation import Segmenter, measure_file, segment_to_folder
+
+EXAMPLE = "example: python scripts/segment.py --bundle bundles/kits_pocket_unet_segmentation --input scans --output out"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--bundle", required=True, help="bundle folder with weights")
+    parser.add_argument("--input", required=True, help="image, folder of images, KiTS folder or DICOM series folder")
+    parser.add_argument("--output", type=Path, required=True, help="folder for <case>.nii.gz")
+    parser.add_argument("--report", action="store_true", help="write <case>.html for every case, and index.html")
+    parser.add_argument("--keep-largest", type=int, metavar="N", help="keep the N largest components of the foreground")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...")
+    parser.add_argument("--series", help="UID of the DICOM series, where the folder holds several")
+    arguments = parser.parse_args()
+    report_input_errors()
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+
+    cases = find_cases(arguments.input)
+    segmenter = Segmenter(arguments.bundle, arguments.device, arguments.series, arguments.keep_largest)
+    rows, problems = [], []
+    for case in tqdm(cases, unit="case"):
+        try:
+            segment_to_folder(segmenter, case, arguments.output, arguments.report)
+        except Exception as error:
+            input_error = find_input_error(error)
+            if input_error is None:
+                raise
+            problems.append(f"error: {input_error}")
+            continue
+        name = case["case"]
+        rows.append({"case": name, "report": f"{name}.html", **measure_file(arguments.output / f"{name}.nii.gz")})
+    if arguments.report and rows:
+        write_index(arguments.output / "index.html", rows)
+    print(f"{len(rows)} of {len(cases)} cases segmented to {arguments.output}")
+    print("\n".join(problems), end="\n" if problems else "", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""The inferer: on the volume's own grid, as slice by slice by hand, a few slices at a time and never turned."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from scipy import ndimage
+
+from common.kits.inferer import AxialInferer, resize_slices, scale_intensity
+
+SIZE = (32, 32)
+KIDNEY, TUMOUR = 100, 200  # intensities
+SHAPES = [(40, 52, 5), (64, 64, 1), (33, 47, 7), (32, 32, 3), (20, 24, 4)]  # larger, equal and smaller than SIZE
+
+
+def threshold(slices: torch.Tensor) -> torch.Tensor:
+    """A network (b, 1, H, W) -> logits (b, 3, H, W) whose argmax is the class of the nearest intensity."""
+    centres = torch.tensor([0.0, KIDNEY, TUMOUR]).reshape(1, 3, 1, 1) / 255
+    return centres * slices - centres**2 / 2
+
+
+def make_volume(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A uint8 volume (1, 1, X, Y, Z) with a kidney in every slice and a tumour in every other, and their label map."""
+    x, y, z = (np.arange(n).reshape([-1 if i == axis else 1 for i in range(3)]) for axis, n in enumerate(shape))
+    kidney = (x > 0.15 * shape[0]) & (x < 0.7 * shape[0]) & (y > 0.3 * shape[1]) & (y < 0.9 * shape[1] - z)
+    tumour = kidney & (x < 0.45 * shape[0]) & (z % 2 == 0)
+    label = np.where(tumour, 2, kidney).astype(np.uint8)
+    volume = np.array([3, KIDNEY, TUMOUR], np.uint8)[label]
+    return torch.from_numpy(volume)[None, None], torch.from_numpy(label)[None, None]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_label_map_is_the_expected_one_on_the_volumes_own_grid(shape):
+    volume, expected = make_volume(shape)
+    found = AxialInferer(SIZE)(volume, threshold)
+    assert (found.dtype, found.shape) == (torch.uint8, volume.shape)
+    if shape[:2] == SIZE:
+        assert torch.equal(found, expected)
+    # resizing may move a border by a pixel of the smaller grid, and nothing else
+    reach = int(np.ceil(max(shape[0] / SIZE[0], shape[1] / SIZE[1], 1)))
+    square = np.ones((2 * reach + 1, 2 * reach + 1, 1))
+    label = expected[0, 0].numpy()
+    inside = ndimage.maximum_filter(label, footprint=square) == ndimage.minimum_filter(label, footprint=square)
+    assert all(np.any(inside & (label == value)) for value in range(3))
+    np.testing.assert_array_equal(found[0, 0].numpy()[inside], label[inside])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_uint8_and_scaled_float_volumes_give_the_same(shape):
+    volume, _ = make_volume(shape)
+    expected = AxialInferer(SIZE)(volume, threshold)
+    for same in (volume.float() / 255, volume.double() / 255):
+        assert torch.equal(AxialInferer(SIZE)(same, lambda slices: threshold(slices.float())), expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("batch_size", range(1, 9))
+def test_any_batch_size_gives_what_each_slice_by_hand_gives(shape, batch_size):
+    volume = torch.randint(0, 256, (1, 1, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    by_hand = torch.empty_like(volume)
+    for z in range(shape[2]):
+        axial = volume[:, :, :, :, z].float() / 255
+        small = F.interpolate(axial, size=SIZE, mode="bilinear", antialias=True)
+        logits = F.interpolate(threshold(small), size=shape[:2], mode="bilinear", antialias=True)
+        by_hand[:, 0, :, :, z] = logits.argmax(dim=1)
+    found = AxialInferer(SIZE, batch_size)(volume, threshold)
+    assert torch.equal(found, by_hand)
+    assert len(found.unique()) > 1
+
+
+@pytest.mark.parametrize("corner", list(itertools.product((0, 1), repeat=3)), ids=str)
+@pytest.mark.parametrize("shape", [(32, 32, 6), (48, 32, 6), (32, 48, 6)])
+def test_a_block_in_a_corner_stays_in_its_corner(corner, shape):
+    volume = torch.zeros(1, 1, *shape, dtype=torch.uint8)
+    block = tuple(slice(0, n) if low else slice(-n, None) for low, n in zip(corner, (9, 5, 2)))  # not square
+    volume[0, 0][block] = TUMOUR
+    found = AxialInferer(SIZE, batch_size=4)(volume, threshold)[0, 0] == 2
+    expected = volume[0, 0] == TUMOUR
+    if shape[:2] == SIZE:
+        assert torch.equal(found, expected)
+
+    def overlap(other) -> float:
+        return (2 * (found & other).sum() / (found.sum() + other.sum())).item()
+
+    assert overlap(expected) > 0.85
+    # the check: no mirrored block would do
+    for axis in range(3):
+        assert overlap(expected.flip(axis)) == 0
+
+
+@pytest.mark.parametrize("turn", [lambda x: x.mT, lambda x: x.flip(2), lambda x: x.flip(3)])
+def test_a_network_that_turns_its_slices_is_noticed(turn):
+    volume, expected = make_volume((32, 32, 4))
+    assert torch.equal(AxialInferer(SIZE)(volume, threshold), expected)
+    assert not torch.equal(AxialInferer(SIZE)(volume, lambda slices: turn(threshold(slices))), expected)
+
+
+@pytest.mark.parametrize("batch_size, batches", [(1, [1] * 7), (3, [3, 3, 1]), (7, [7]), (8, [7])])
+def test_the_network_sees_at_most_a_batch_of_slices_of_one_size_without_gradient(batch_size, batches):
+    volume, _ = make_volume((33, 47, 7))
+    seen = []
+    weight = torch.nn.Parameter(torch.ones(1))
+
+    def network(slices):
+        seen.append((slices.shape[0], tuple(slices.shape[1:]), slices.dtype))
+        assert 0 <= slices.min() <= slices.max() <= 1
+        assert not torch.is_grad_enabled()
+        return weight * threshold(slices)
+
+    found = AxialInferer(SIZE, batch_size)(volume.float() / 255, network)
+    assert seen == [(count, (1, *SIZE), torch.float32) for count in batches]
+    assert not found.requires_grad
+    assert torch.is_grad_enabled()
+
+
+def test_further_arguments_reach_the_network():
+    volume, _ = make_volume((32, 32, 2))
+    given = []
+    AxialInferer(SIZE)(volume, lambda x, *args, **kwargs: given.append((args, kwargs)) or threshold(x), 1, scale=2)
+    assert given == [((1,), {"scale": 2})]
+
+
+def test_the_volume_is_left_as_it_was():
+    volume, _ = make_volume((33, 47, 7))
+    before = volume.clone()
+    AxialInferer(SIZE)(volume, threshold)
+    assert torch.equal(volume, before)
+
+
+def test_a_meta_tensor_keeps_its_affine_and_metadata_and_a_tensor_stays_one():
+    volume, _ = make_volume((33, 47, 7))
+    affine = torch.tensor([[0.0, 0, -3, 5], [0, -2, 0, 6], [-1, 0, 0, 7], [0, 0, 0, 1]], dtype=torch.float64)
+    with_meta = MetaTensor(volume, affine=affine, meta={"filename_or_obj": "case.nii.gz"})
+    found = AxialInferer(SIZE)(with_meta, threshold)
+    plain = AxialInferer(SIZE)(volume, threshold)
+    assert type(found) is MetaTensor
+    assert type(plain) is torch.Tensor
+    assert torch.equal(found.as_tensor(), plain)
+    assert torch.equal(found.affine, affine)
+    assert found.meta["filename_or_obj"] == "case.nii.gz"
+    assert found.dtype == torch.uint8
+
+
+def test_the_network_gets_plain_tensors():
+    volume = MetaTensor(make_volume((33, 47, 2))[0])
+    kinds = set()
+    AxialInferer(SIZE)(volume, lambda slices: kinds.add(type(slices)) or threshold(slices))
+    assert kinds == {torch.Tensor}
+
+
+def test_logits_of_half_precision_are_resized_in_full():
+    volume, _ = make_volume((40, 52, 2))
+    found = AxialInferer(SIZE)(volume, lambda slices: threshold(slices).bfloat16().float().bfloat16())
+    expected = AxialInferer(SIZE)(volume, lambda slices: threshold(slices).bfloat16().float())
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8, 4), (8, 8, 4), (2, 1, 8, 8, 4), (1, 2, 8, 8, 4), (1, 1, 1, 8, 8, 4)])
+def test_inputs_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"inputs must have shape \(1, 1, X, Y, Z\), got \("):
+        AxialInferer(SIZE)(torch.zeros(shape), threshold)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_no_slices_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"got batch_size={batch_size}"):
+        AxialInferer(SIZE, batch_size)
+
+
+@pytest.mark.parametrize("size", [(9, 7), (18, 14), (5, 20)])
+def test_resizing_keeps_a_constant_and_the_mean_where_the_grid_divides(size):
+    slices = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(resize_slices(torch.full_like(slices, 0.3), size), torch.tensor(0.3))
+    resized = resize_slices(slices, size)
+    assert resized.shape == (2, 3, *size)
+    assert slices.min() <= resized.min() <= resized.max() <= slices.max()
+    if size == (9, 7):
+        assert resized is slices
+
+
+def test_a_smaller_grid_averages_instead_of_picking_pixels():
+    stripes = torch.zeros(1, 1, 64, 64)
+    stripes[..., ::4] = 1  # a pick of every fourth pixel would see all of it or nothing
+    inner = resize_slices(stripes, (16, 16))[..., 2:-2]
+    assert torch.allclose(inner, torch.tensor(0.25), atol=0.02)
+
+
+def test_uint8_is_scaled_and_floats_are_taken_as_scaled():
+    assert scale_intensity(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
+    scaled = torch.rand(4)
+    assert scale_intensity(scaled) is scaled
