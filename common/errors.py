@@ -10,10 +10,11 @@ class InputError(ValueError):
     """Something the user gave is wrong: the message names the file, key or argument, what was expected and found."""
 
 
-def find_input_error(error: BaseException | None) -> InputError | None:
+def find_input_error(error: BaseException | None) -> BaseException | None:
     """The `InputError` that an exception is, or was raised from; None for a bug of ours."""
     while error is not None:
-        if isinstance(error, InputError):
+        # by name: every bundle brings its own copy of the class
+        if type(error).__name__ == InputError.__name__:
             return error
         error = error.__cause__ or error.__context__
     return None

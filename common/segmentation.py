@@ -139,7 +139,7 @@ def hash_file(path: PathLike) -> str:
 
 def keep_largest_components(label_map: np.ndarray, count: int) -> None:
     """Set all but the largest connected components (26 neighbours) of the foreground to background, in place."""
-    found = ndimage.find_objects(label_map > 0)
+    found = ndimage.find_objects((label_map > 0).view(np.uint8))
     if not found:
         return
     inside = label_map[found[0]]

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -34,13 +35,13 @@ def write_volume(folder: Path, shape: tuple[int, ...], dtype: str) -> None:
     nib.save(nib.Nifti1Image(volume, KITS_AFFINE), case / "imaging.nii.gz")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="example: python scripts/benchmark_memory.py --shape 100 512 512"
     )
     parser.add_argument("--bundle", type=Path, default=Path("bundles/kits_pocket_unet_segmentation"))
     parser.add_argument("--shape", type=int, nargs=3, default=(1059, 512, 512), help="slices, rows, columns")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments)
     for dtype in ("int16", "float64"):
         with tempfile.TemporaryDirectory() as folder:
             write_volume(Path(folder), tuple(arguments.shape), dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.zoo.bundling import REMEDY, find_drift, write_bundle
@@ -12,11 +13,11 @@ from common.zoo.variants import VARIANTS
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: python scripts/build_bundles.py --check")
     parser.add_argument("--bundles", type=Path, default=BUNDLES, help="folder of the bundle folders")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a bundle has drifted")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments)
     if not arguments.check:
         for variant in VARIANTS:
             print(write_bundle(variant, arguments.bundles))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -11,10 +12,10 @@ from common.errors import InputError, report_input_errors
 from common.kits.cases import find_cases, read_case, read_image
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: python scripts/check_data.py --input kits19")
     parser.add_argument("--input", required=True, help="image, folder of images, KiTS folder or DICOM series folder")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments)
     report_input_errors()
     cases = find_cases(arguments.input)
     labelled = any("label" in case for case in cases)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,13 +16,13 @@ from common.kits.scores import describe_summary, pair_label_maps, score_files, s
 EXAMPLE = "example: python scripts/score.py --labels kits19 --predictions out --protocol kits19 --output scores.csv"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--labels", type=Path, required=True, help="KiTS folder, or folder of <case>.nii.gz")
     parser.add_argument("--predictions", type=Path, required=True, help="the same")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="kits19")
     parser.add_argument("--output", type=Path, required=True, help="CSV file for the scores of every case")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments)
     report_input_errors()
     protocol = PROTOCOLS[arguments.protocol]
     pairs = pair_label_maps(arguments.labels, arguments.predictions)

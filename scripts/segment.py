@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,7 +18,7 @@ from common.segmentation import Segmenter, measure_file, segment_to_folder
 EXAMPLE = "example: python scripts/segment.py --bundle bundles/kits_pocket_unet_segmentation --input scans --output out"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--bundle", required=True, help="bundle folder with weights")
     parser.add_argument("--input", required=True, help="image, folder of images, KiTS folder or DICOM series folder")
@@ -26,7 +27,7 @@ def main() -> int:
     parser.add_argument("--keep-largest", type=int, metavar="N", help="keep the N largest components of the foreground")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--series", help="UID of the DICOM series, where the folder holds several")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments)
     report_input_errors()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 

@@ -97,11 +97,8 @@ def data(phantoms, tmp_path) -> Path:
 
 
 @pytest.fixture
-def bundle(copy_bundle) -> Path:
-    """Pocket U-Net with untrained weights."""
-    bundle = copy_bundle()
-    save_weights(LiteUNet(channels=[16] * 5), bundle / "models/model.pt")
-    return bundle
+def bundle(weighted_bundle) -> Path:
+    return weighted_bundle
 
 
 def find_error(bundle: Path, *configs: str, **arguments) -> list[str]:

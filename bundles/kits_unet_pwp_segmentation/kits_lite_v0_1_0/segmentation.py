@@ -77,9 +77,9 @@ class Segmenter:
             parser["device"] = f"$torch.device('{device}')"
         if series is not None:
             parser["preprocessing#transforms#0#reader#series"] = series
-        self.weights = Path(parser.get_parsed_content("weights"))
         self.device = parser.get_parsed_content("device")
         self.network = parser.get_parsed_content("network").eval()
+        self.weights_sha256 = hash_file(parser.get_parsed_content("weights"))
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.restore = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)
@@ -115,7 +115,7 @@ class Segmenter:
         return {
             "Network": f"{metadata['name']}, bundle {self.bundle.name} {metadata['version']}",
             "Parameters": f"{count_parameters(self.network):,}",
-            "Weights sha256": hash_file(self.weights),
+            "Weights sha256": self.weights_sha256,
             "Input": str(Path(case["image"]).resolve()),
             "Kept": f"{self.keep_largest} largest components" if self.keep_largest else "all components",
             "Software": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
@@ -127,7 +127,7 @@ class Segmenter:
         path = Path(case["image"]).resolve()
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        settings = (hash_file(self.weights), self.keep_largest, self.series)
+        settings = (self.weights_sha256, self.keep_largest, self.series)
         return "kits-lite " + hashlib.sha256(repr((state, settings)).encode()).hexdigest()[:32]
 
 
@@ -139,7 +139,7 @@ def hash_file(path: PathLike) -> str:
 
 def keep_largest_components(label_map: np.ndarray, count: int) -> None:
     """Set all but the largest connected components (26 neighbours) of the foreground to background, in place."""
-    found = ndimage.find_objects(label_map > 0)
+    found = ndimage.find_objects((label_map > 0).view(np.uint8))
     if not found:
         return
     inside = label_map[found[0]]

@@ -51,7 +51,7 @@ def open_nifti(path: PathLike) -> nib.Nifti1Image:
         raise InputError(f"{path}: expected a NIfTI image, found a file nibabel cannot open ({error}).") from error
     if image.ndim != 3 or min(image.shape) < 1:
         raise InputError(f"{path}: expected a 3-D image, found shape {image.shape}.")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
+    if not np.isfinite(image.affine).all() or np.linalg.matrix_rank(image.affine[:3, :3]) < 3:
         raise InputError(f"{path}: expected an invertible affine, found {image.affine[:3].round(3).tolist()}.")
     return image
 

@@ -1,4 +1,4 @@
-"""Copies of the bundles, and synthetic cases."""
+"""Copies of the bundles, and synthetic cases, for every folder of tests."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from bundle_runs import BUNDLES, POCKET
 
 from common.kits.phantom import write_phantom_dataset
+from common.networks import LiteUNet
+from common.networks.weights import save_weights
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +30,12 @@ def copy_bundle(tmp_path):
         return shutil.copytree(BUNDLES / name, tmp_path / name, ignore=shutil.ignore_patterns("eval", "models"))
 
     return copy
+
+
+@pytest.fixture
+def weighted_bundle(copy_bundle) -> Path:
+    """Pocket U-Net with untrained weights, always the same."""
+    bundle = copy_bundle()
+    torch.manual_seed(0)
+    save_weights(LiteUNet(channels=[16] * 5), bundle / "models/model.pt")
+    return bundle

@@ -1,0 +1,45 @@
+"""The command lines, called in this process."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., int]:
+    """A function that runs `main` of a script with words as typed, options last, and gives the exit code."""
+
+    def run(name: str, **options: object) -> int:
+        specification = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+        words = []
+        for key, value in options.items():
+            words += [f"--{key.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        return module.main(words)
+
+    return run
+
+
+@pytest.fixture
+def change() -> Callable[..., Path]:
+    """A function that rewrites a NIfTI file with other voxels or another affine."""
+
+    def rewrite(path: Path, voxels: Callable = lambda v: v, affine: Callable = lambda a: a) -> Path:
+        image = nib.load(path)
+        changed = voxels(np.asarray(image.dataobj))
+        header = nib.Nifti1Header()
+        header.set_data_dtype(changed.dtype)
+        header.set_sform(affine(image.affine), code=1)  # takes an affine that Nifti1Image refuses, too
+        nib.save(nib.Nifti1Image(changed, None, header), path)
+        return path
+
+    return rewrite
