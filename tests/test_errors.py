@@ -35,6 +35,11 @@ def raise_from(inner: Callable[[], None]) -> Callable[[], None]:
     return outer
 
 
+def raise_from_one_at_hand() -> None:
+    """As a worker's error is handed over: there is a `__cause__` and no `__context__`."""
+    raise RuntimeError("wrapped") from InputError("labels.nii.gz: expected 3 labels, found 7.")
+
+
 def raise_while_handling(inner: Callable[[], None]) -> Callable[[], None]:
     """Wrap as a plain `raise` in a handler does: the chain goes through `__context__`."""
 
@@ -56,6 +61,7 @@ def raise_bug() -> None:
     [
         raise_input_error,
         raise_from(raise_input_error),
+        raise_from_one_at_hand,
         raise_while_handling(raise_input_error),
         raise_from(raise_from(raise_input_error)),
         raise_while_handling(raise_while_handling(raise_input_error)),

@@ -7,6 +7,7 @@ import logging
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,7 @@ def _prepare_case(case: Mapping[str, str], file: Path, spatial_size: Sequence[in
             slices[where, 1] = _resize(label[..., where], spatial_size, one_hot=True)
         with replace_file(file) as temporary:
             np.save(temporary, slices)
-        for stale in file.parent.glob(f"{file.name.rsplit('-', 1)[0]}-*.npy"):
+        for stale in file.parent.glob(f"{escape(file.name.rsplit('-', 1)[0])}-*.npy"):
             if stale != file:
                 stale.unlink(missing_ok=True)
 

@@ -25,7 +25,18 @@ SOURCE = Path(__file__).parents[1]
 SKELETON = Path(__file__).parent / "bundle"
 PACKAGE = f"kits_lite_v{__version__.replace('.', '_')}"
 VERSION_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
-REQUIRED_PACKAGES = ("nibabel", "pytorch-ignite", "scipy", "matplotlib", "tensorboard", "filelock", "fire")
+REQUIRED_PACKAGES = (
+    "nibabel",
+    "pytorch-ignite",
+    "scipy",
+    "itk",
+    "matplotlib",
+    "pillow",
+    "jinja2",
+    "tensorboard",
+    "filelock",
+    "fire",
+)
 REMEDY = "bundles differ from common/; remedy: python scripts/build_bundles.py"
 # what runs leave in a bundle folder, beside what is rendered
 NOT_RENDERED = ("models", "eval")

@@ -81,6 +81,7 @@ VARIANTS = (
         summary="the U-Net with 16 channels on every level",
         reference="Celaya et al., PocketNet: A Smaller Neural Network for Medical Image Analysis, IEEE Transactions on Medical Imaging 2023, 42(4), 1172-1184, arXiv:2104.10745",
         network={"channels": [16, 16, 16, 16, 16]},
+        training={"learning_rate": 0.002},
     ),
 )
 

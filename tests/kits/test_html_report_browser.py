@@ -111,7 +111,7 @@ def test_buttons_key_slices_and_the_wheel_move_too(page):
     tile = page.find_element(By.CSS_SELECTOR, "[aria-label='Show axial slice 8']")
     tile.click()
     assert state(page)[0] == "Axial slice 8 of 12" and tile.get_attribute("aria-current") == "true"
-    wheel = "document.getElementById('stage').dispatchEvent(new WheelEvent('wheel', {deltaY: arguments[0], cancelable: true}))"
+    wheel = "stage.dispatchEvent(new WheelEvent('wheel', {deltaY: arguments[0], cancelable: true}))"
     page.execute_script(wheel, -120)
     assert state(page)[0] == "Axial slice 7 of 12"
     page.execute_script(wheel, 20)  # a trackpad's small move, not yet a slice

@@ -30,10 +30,11 @@ def test_standardized_filters_have_zero_mean_and_unit_variance(shape):
     torch.testing.assert_close(filters.square().mean(dim=1), torch.ones(shape[0]), atol=1e-4, rtol=0)
 
 
-def test_hand_worked_filter():
-    # mean 2, variance (1 + 0 + 1) / 3
-    weight = torch.tensor([1.0, 2.0, 3.0]).reshape(1, 1, 1, 3)
-    expected = torch.tensor([-(1.5**0.5), 0.0, 1.5**0.5]).reshape(1, 1, 1, 3)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 1, 3, 1), (1, 3, 1, 1)])
+def test_hand_worked_filter(shape):
+    # mean 2, variance (1 + 0 + 1) / 3, whichever way the taps lie
+    weight = torch.tensor([1.0, 2.0, 3.0]).reshape(shape)
+    expected = torch.tensor([-(1.5**0.5), 0.0, 1.5**0.5]).reshape(shape)
     torch.testing.assert_close(standardize_weight(weight, eps=0.0), expected)
 
 

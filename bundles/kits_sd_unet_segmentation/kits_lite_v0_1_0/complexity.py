@@ -51,7 +51,8 @@ def count_flops(network: nn.Module, input_shape: Sequence[int] = (1, 1, 256, 256
     """
     on_meta = copy.deepcopy(network).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        on_meta(torch.empty(tuple(input_shape), device="meta"))
+        dtype = next(on_meta.parameters(), torch.empty(0)).dtype
+        on_meta(torch.empty(tuple(input_shape), dtype=dtype, device="meta"))
     return counter.get_total_flops()
 
 

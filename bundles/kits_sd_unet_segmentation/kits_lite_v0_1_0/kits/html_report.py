@@ -27,7 +27,7 @@ KEY_SLICES = 6
 # bytes of pictures and contours; 8 MB in all leave the rest for text
 BROWSER_BYTES, KEY_SLICES_BYTES = 7_200_000, 600_000
 # longer edge in pixels at most, WebP quality
-QUALITIES = ((512, 80), (512, 65), (512, 50), (512, 35), (512, 20), (384, 30), (256, 30), (192, 10))
+QUALITIES = ((512, 80), (512, 65), (512, 50), (512, 35), (512, 20), (384, 30), (320, 30), (256, 30), (192, 10))
 WORDS = {"tumor": "tumour", "dice": "Dice", "ml": "(ml)", "mm": "(mm)"}
 
 
@@ -183,10 +183,14 @@ def _trace_all(axials: Mapping[str, np.ndarray], coarseness: int) -> dict[str, d
 
 def _trace(mask: np.ndarray, voxels: int) -> str:
     """SVG path around a mask whose pixels lie `voxels` apart, in half voxels from the picture's upper left corner."""
+    if not mask.any():
+        return ""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     path = ""
-    # padding closes contours at the border
-    for line in contour_generator(z=np.pad(mask, 1).astype(np.float32)).lines(0.5) if mask.any() else ():
-        points = (2 * voxels * (line[:-1] - 1) + 1).astype(int)  # the first pixel's centre lies at (1, 1)
+    for line in contour_generator(z=np.pad(box, 1).astype(np.float32)).lines(0.5):  # padding closes contours
+        pixels = line[:-1] - 1 + (columns[0], rows[0])
+        points = (2 * voxels * pixels + 1).astype(int)  # the first pixel's centre lies at (1, 1)
         moves = np.diff(points, axis=0, append=points[:1])
         corners = points[(moves != np.roll(moves, 1, axis=0)).any(axis=1)]
         path += "M{} {}l".format(*corners[0]) + " ".join(map(str, np.diff(corners, axis=0).ravel())) + "z"

@@ -56,8 +56,9 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
             cases = [_read_case_folder(f) for f in case_folders]
             break
     else:
+        root = folder
         images = sorted(f for f in folder.iterdir() if f.name.endswith(IMAGE_SUFFIXES) and not f.name.startswith("."))
-        cases = [{"case": name_case(f), "image": str(f)} for f in images]
+        cases = sorted(({"case": name_case(f), "image": str(f)} for f in images), key=lambda case: case["case"])
     if not cases and list_series(folder):
         cases = [{"case": folder.resolve().name, "image": str(folder)}]
     if not cases:
@@ -67,7 +68,7 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
         raise InputError(f"{folder}: expected one image a case, found several named {', '.join(twice)}.")
     wanted = ("image", "label") if labelled else ("image",)
     problems = [
-        f"{folder / case['case']}: expected {key}, found none." for case in cases for key in wanted if key not in case
+        f"{root / case['case']}: expected {key}, found none." for case in cases for key in wanted if key not in case
     ]
     if problems:
         raise InputError("\n".join(problems))
@@ -86,7 +87,7 @@ def _read_case_folder(folder: Path) -> dict[str, str]:
 
 def name_case(image: PathLike) -> str:
     """The name of a case from the path of its image: the folder's in a KiTS layout, else the file's without suffix."""
-    image = Path(image)
+    image = Path(image).absolute()
     stem = image.name
     for suffix in IMAGE_SUFFIXES:
         stem = stem.removesuffix(suffix)
@@ -171,9 +172,12 @@ def read_split(path: PathLike) -> dict[str, list[str]]:
         raise InputError(f"{path}: expected a split file, found none; train first, or name one with --split_file.")
     try:
         split = json.loads(path.read_text())
-        sides = {side: list(split[side]) for side in ("training", "validation")}
+        sides = {side: split[side] for side in ("training", "validation")}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f'{path}: expected JSON with lists "training" and "validation", found {error}.') from error
+    for side, names in sides.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f'{path}: expected JSON with a list of case names "{side}", found {names!r}.')
     both = sorted(set(sides["training"]) & set(sides["validation"]))
     if both:
         raise InputError(f"{path}: expected every case on one side, found on both: {', '.join(both)}.")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from monai.config import PathLike
+from monai.config import NdarrayOrTensor, PathLike
 from monai.data import NibabelReader, NibabelWriter
 from monai.utils import ensure_tuple
 from nibabel.arrayproxy import ArrayProxy
@@ -48,12 +48,20 @@ def open_nifti(path: PathLike) -> nib.Nifti1Image:
     try:
         image = nib.load(path)
     except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
-        raise InputError(f"{path}: expected a NIfTI image, found a file nibabel cannot open ({error}).") from error
+        raise InputError(
+            f"{path}: expected a NIfTI image, found a file nibabel cannot open ({_flatten(error)})."
+        ) from error
     if image.ndim != 3 or min(image.shape) < 1:
         raise InputError(f"{path}: expected a 3-D image, found shape {image.shape}.")
+    if image.get_data_dtype().kind not in "iuf":
+        raise InputError(f"{path}: expected real numbers, found voxels of type {image.get_data_dtype()}.")
     if not np.isfinite(image.affine).all() or np.linalg.matrix_rank(image.affine[:3, :3]) < 3:
         raise InputError(f"{path}: expected an invertible affine, found {image.affine[:3].round(3).tolist()}.")
     return image
+
+
+def _flatten(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def open_volume(path: PathLike, series: str | None = None) -> nib.Nifti1Image:
@@ -92,8 +100,9 @@ def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
     step = max(1, SLAB_BYTES // bytes_per_index)
     try:
         with ImageOpener(path) as file:
-            # a proxy over one open file: each slab goes on in the stream instead of decompressing it from its start
-            voxels = ArrayProxy(file, (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter))
+            # A proxy over one open file: each slab goes on in the stream instead of decompressing it from its start.
+            # Without mmap=False nibabel maps the compressed bytes of a gzip file that did not shrink.
+            voxels = ArrayProxy(file, (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter), mmap=False)
             for start in range(0, image.shape[2], step):
                 where = slice(start, min(start + step, image.shape[2]))
                 yield where, np.asanyarray(voxels[..., where])
@@ -104,7 +113,7 @@ def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path}: expected {image.shape} voxels, found a truncated or damaged file ({error})."
+            f"{path}: expected {image.shape} voxels, found a truncated or damaged file ({_flatten(error)})."
         ) from error
 
 
@@ -121,11 +130,12 @@ def read_ct(image: nib.Nifti1Image) -> tuple[np.ndarray, tuple[float, float]]:
     windowed = np.empty(image.shape, np.uint8, order="F")
     lowest, highest = np.inf, -np.inf
     for where, slab in iterate_slabs(image):
-        lowest, highest = min(lowest, slab.min()), max(highest, slab.max())
-        if not np.isfinite(lowest + highest):
+        low, high = float(slab.min()), float(slab.max())
+        if not np.isfinite([low, high]).all():
             raise InputError(f"{image.get_filename()}: expected finite Hounsfield units, found NaN or infinity.")
+        lowest, highest = min(lowest, low), max(highest, high)
         windowed[..., where] = np.rint(np.clip(slab, *WINDOW_HU))
-    return windowed, (float(lowest), float(highest))
+    return windowed, (lowest, highest)
 
 
 def read_label(image: nib.Nifti1Image, keep_cysts: bool = False) -> np.ndarray:
@@ -227,6 +237,14 @@ class LabelReader(CTReader):
 
 class WholeFileWriter(NibabelWriter):
     """`NibabelWriter` that leaves either no file or a whole one."""
+
+    def set_data_array(
+        self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: object
+    ) -> None:
+        # MONAI squeezes the slice axis of a one-slice volume away too
+        super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
+        if squeeze_end_dims and self.data_obj.shape[3:] == (1,):
+            self.data_obj = self.data_obj[..., 0]
 
     def write(self, filename: PathLike, verbose: bool = False, **kwargs: object) -> None:
         with replace_file(filename) as temporary:

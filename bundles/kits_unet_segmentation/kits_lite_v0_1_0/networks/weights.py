@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
         raise InputError(f"{path}: no weights here; train first, or download the bundle with its weights.")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except Exception as error:  # the unpickler of a file that is no pickle raises whatever its bytes make it do
         raise InputError(f"{path}: expected a PyTorch state dict, found a file that torch.load refuses.") from error
     difference = _find_difference(network.state_dict(), weights)
     if difference:
@@ -46,7 +45,7 @@ def _find_difference(expected: dict, found: object) -> str:
     """What first tells a loaded object from the state dict it should be; empty when nothing does."""
     if not isinstance(found, dict):
         return f"expected a state dict, found {type(found).__name__}"
-    for name in sorted(expected.keys() | found.keys()):
+    for name in sorted(expected.keys() | found.keys(), key=str):
         if name not in found:
             return f"expected {name}, found no such key"
         if name not in expected:
