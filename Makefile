@@ -16,7 +16,7 @@ SIZE :=
 else
 DEMO_DATA := $(DEMO)/synthetic-cases
 DEMO_OUT := $(DEMO)/synthetic
-EPOCHS ?= 30
+EPOCHS ?= 10
 TRAINING := --epochs $(EPOCHS)
 SIZE := --spatial_size "[128,128]"
 endif

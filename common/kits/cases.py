@@ -174,7 +174,8 @@ def read_split(path: PathLike) -> dict[str, list[str]]:
         split = json.loads(path.read_text())
         sides = {side: split[side] for side in ("training", "validation")}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{path}: expected JSON with lists "training" and "validation", found {error}.') from error
+        wrong = f"none of {error}" if isinstance(error, KeyError) else error
+        raise InputError(f'{path}: expected JSON with lists "training" and "validation", found {wrong}.') from error
     for side, names in sides.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(f'{path}: expected JSON with a list of case names "{side}", found {names!r}.')

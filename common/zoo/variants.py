@@ -50,6 +50,7 @@ VARIANTS = (
             "norm_bottleneck": False,
             "dropout": 0.5,
         },
+        training={"learning_rate": 0.002},
     ),
     Variant(
         name="kits_sd_unet_segmentation",

@@ -100,6 +100,21 @@ def test_contours_lie_around_the_masks_as_seen_from_the_feet(contours):
     assert bounds != pytest.approx(np.array(expected_box(TUMOUR, SHAPE))[[0, 2, 1, 3]], abs=0.1)
 
 
+def test_the_contour_of_the_kidney_goes_around_its_tumour(contours):
+    kidney = (slice(20, 30), slice(5, 25), slice(0, 4))
+    tumour = (slice(10, 20), slice(5, 25), slice(0, 4))
+    found, _ = contours(make_label_map(kidney=kidney, tumour=tumour))  # dashed: what lies below shows in the gaps
+
+    def count_along(name, x):  # pixels on the line between two columns of voxels, clear of its ends
+        rows, columns = found[name].T
+        return np.count_nonzero((abs(columns - (1 - x / SHAPE[0])) < 0.02) & (abs(rows - 0.5) < 0.25))
+
+    assert count_along("tumor", 10) > 0
+    assert count_along("tumor", 20) > 0
+    assert count_along("kidney", 30) > 0
+    assert count_along("kidney", 20) == 0  # where they touch
+
+
 @pytest.mark.parametrize("source", ["prediction", "label"])
 @pytest.mark.parametrize("kidney, tumour", [(KIDNEY, None), (KIDNEY, TUMOUR), (None, None)])
 def test_colours_appear_only_for_what_is_there(contours, source, kidney, tumour):

@@ -400,6 +400,19 @@ def test_torch_s_own_initialization_does_not():
     assert logits_std(network) < 0.1
 
 
+@pytest.mark.parametrize("row", ["UNet", "WP-UNet", "SD-UNet"])
+def test_every_filter_starts_with_the_gain_that_fits_what_follows(row):
+    for name, module in build(row).named_modules():
+        if isinstance(module, nn.ConvTranspose2d):
+            inputs, gain = module.in_channels, 1.0  # every output pixel sees one tap of every input channel
+        elif isinstance(module, nn.Conv2d):
+            inputs, gain = module.weight[0].numel(), 2**0.5 if module.groups == 1 else 1.0  # ReLU, or a pointwise one
+        else:
+            continue
+        if module.weight.numel() >= 500:  # enough for an estimate
+            assert module.weight.std().item() * inputs**0.5 == pytest.approx(gain, rel=0.15), name
+
+
 def test_every_bias_starts_at_zero():
     biases = [p for name, p in build("UNet").named_parameters() if name.endswith("bias")]
     assert len(biases) == 23 and not any(bias.any() for bias in biases)

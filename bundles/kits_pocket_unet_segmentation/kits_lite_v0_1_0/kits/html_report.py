@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..files import replace_file
 from .metrics import measure_case
-from .report import COLORS, LINE_STYLES, _turn
+from .report import COLORS, LINE_STYLES, turn_axial
 from .volumes import LABELS, WINDOW_HU
 
 KEY_SLICES = 6
@@ -154,11 +154,11 @@ def _draw_slices(
     quality = 0  # never goes up again, so that a slice is rarely encoded twice
     for left, index in zip(range(len(indices), 0, -1), indices):
         share, coarseness = budget_bytes / left, 1
-        axials = {source: _turn(label_map[..., index]) for source, label_map in label_maps.items()}
+        axials = {source: turn_axial(label_map[..., index]) for source, label_map in label_maps.items()}
         while len(str(contours := _trace_all(axials, coarseness))) > share / 3 and coarseness < 16:
             coarseness *= 2
         share -= len(str(contours))
-        pixels = _turn(image[..., index])
+        pixels = turn_axial(image[..., index])
         while len(picture := _encode(pixels, *QUALITIES[quality])) > share and quality + 1 < len(QUALITIES):
             quality += 1
         budget_bytes -= len(picture) + len(str(contours))

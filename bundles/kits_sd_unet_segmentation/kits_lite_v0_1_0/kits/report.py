@@ -47,14 +47,14 @@ def draw_overlay(
     axes.set_axis_off()
     axes.set_title(f"{title}\naxial slice {index + 1} of {image.shape[2]}", fontsize=10)
     aspect = spacing_mm[1] / spacing_mm[0]
-    axes.imshow(_turn(image[..., index]), cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], aspect=aspect)
+    axes.imshow(turn_axial(image[..., index]), cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], aspect=aspect)
     entries = []
     for source, label_map in (("label", label), ("prediction", prediction)):
         if label_map is None:
             continue
         for name, color in COLORS.items():
             # the kidney's contour goes around its tumour, as the official kidney class does
-            mask = _turn(label_map[..., index]) >= LABELS[name]
+            mask = turn_axial(label_map[..., index]) >= LABELS[name]
             if mask.any() and not mask.all():
                 axes.contour(mask, levels=[0.5], colors=color, linewidths=1.2, linestyles=LINE_STYLES[source])
             pretty = "kidney and tumour" if name == "kidney" else "tumour"
@@ -64,6 +64,6 @@ def draw_overlay(
         figure.savefig(temporary, dpi=120)
 
 
-def _turn(axial: np.ndarray) -> np.ndarray:
+def turn_axial(axial: np.ndarray) -> np.ndarray:
     """(X, Y) in RAS to (rows, columns) as radiologists look at it: from the feet."""
     return axial.T[::-1, ::-1]
