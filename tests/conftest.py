@@ -14,6 +14,12 @@ from common.networks import LiteUNet
 from common.networks.weights import save_weights
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tests run in several processes at once: more threads than cores make small layers ten times slower."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
     """Four synthetic cases of 10 x 48 x 48 voxels."""

@@ -88,6 +88,13 @@ def test_no_error_has_no_input_error():
     assert find_input_error(None) is None
 
 
+def test_the_input_error_of_a_bundle_s_own_copy_is_found_too():
+    bundled = type("InputError", (ValueError,), {})("labels.nii.gz: expected 3 labels, found 7.")
+    wrapped = RuntimeError("wrapped")
+    wrapped.__cause__ = bundled
+    assert find_input_error(wrapped) is bundled
+
+
 def test_the_outermost_input_error_is_the_one_that_is_told():
     outer = InputError("outer")
     outer.__cause__ = InputError("inner")

@@ -154,8 +154,8 @@ class SliceDataset(Dataset):
         seed: of the slices drawn and of the transform.
 
     Raises:
-        InputError: when `data` is empty, holds a bad volume (see `prepare_slices`), or a share is asked for and no slice
-            holds kidney or tumour.
+        InputError: when `data` is empty, holds a bad volume (see `prepare_slices`), or a share is asked for and no
+            slice holds kidney or tumour.
     """
 
     def __init__(

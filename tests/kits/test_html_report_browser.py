@@ -61,7 +61,7 @@ def folder(tmp_path_factory) -> Path:
     label[14:22, 15:26, 5] = 2  # the largest tumour, in slice 6
     prediction = np.roll(label, 2, axis=0)
     case = "case <7> & co_synthetic"
-    write_report(folder / "case.html", case, image, prediction, (1.0, 1.0, 3.0), {"Input": "a<b"}, label)
+    write_report(folder / "case.html", case, image, prediction, (1.0, 1.25, 3.0), {"Input": "a<b"}, label)
     write_index(folder / "index.html", [{"case": case, "report": "case.html", "tumor_ml": 1.2}])
     return folder
 
@@ -75,9 +75,9 @@ def page(driver, folder):
 
 
 def state(page) -> tuple[str, str, str]:
-    """Caption, picture and the label's kidney contour."""
+    """Caption, picture and the label's tumour contour."""
     picture = page.find_element(By.ID, "picture")
-    contour = page.find_element(By.CSS_SELECTOR, "#stage path.label.kidney")
+    contour = page.find_element(By.CSS_SELECTOR, "#stage path.label.tumor")
     return page.find_element(By.ID, "caption").text, picture.get_attribute("src"), contour.get_attribute("d")
 
 
@@ -88,10 +88,10 @@ def test_keys_on_the_slider_move_picture_contours_and_caption(page):
     slider.send_keys(Keys.ARROW_RIGHT)
     after = state(page)
     assert after[0] == slider.get_attribute("aria-valuetext") == "Axial slice 7 of 12"
-    assert after[1] != before[1]
+    assert after[1] != before[1] and "" != after[2] != before[2]
     assert page.find_element(By.ID, "picture").get_attribute("alt") == after[0]
     slider.send_keys(Keys.HOME)
-    assert state(page)[0] == "Axial slice 3 of 12"
+    assert state(page)[0] == "Axial slice 3 of 12" and state(page)[2] == ""
     slider.send_keys(Keys.END)
     assert state(page)[0] == "Axial slice 10 of 12"
     slider.send_keys(Keys.ARROW_RIGHT)
@@ -139,8 +139,9 @@ def test_contours_lie_on_the_picture(page):
         "const r = document.querySelector('#stage path.label.kidney').getBoundingClientRect();"
         "return [r.x + scrollX, r.y + scrollY, r.width, r.height]"
     )
-    scale = picture["width"] / 64
-    expected = [picture["x"] + 39 * scale, picture["y"] + 34 * scale, 15 * scale, 20 * scale]
+    column, row = picture["width"] / 64, picture["height"] / 64
+    expected = [picture["x"] + 39 * column, picture["y"] + 34 * row, 15 * column, 20 * row]
+    assert row == pytest.approx(1.25 * column, rel=0.01)
     np.testing.assert_allclose(box, expected, atol=4)  # a stroke's width around
 
 

@@ -14,7 +14,7 @@ def find_input_error(error: BaseException | None) -> BaseException | None:
     """The `InputError` that an exception is, or was raised from; None for a bug of ours."""
     while error is not None:
         # by name: every bundle brings its own copy of the class
-        if type(error).__name__ == InputError.__name__:
+        if any(kind.__name__ == InputError.__name__ for kind in type(error).__mro__):
             return error
         error = error.__cause__ or error.__context__
     return None
