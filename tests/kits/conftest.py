@@ -74,3 +74,13 @@ def kits_folder(tmp_path) -> Path:
     folder = tmp_path / "kits"
     write_phantom_dataset(folder, 3, shape=(8, 32, 32), spacing_mm=(20.0, 12.0, 12.0))
     return folder
+
+
+@pytest.fixture
+def ct(phantom) -> np.ndarray:
+    return phantom[0].transpose(2, 1, 0)  # slices last, so that they fill slabs
+
+
+@pytest.fixture
+def label(phantom) -> np.ndarray:
+    return phantom[1].transpose(2, 1, 0)

@@ -15,7 +15,7 @@ from monai.transforms import Compose, LoadImaged, Orientationd
 from common.kits.evaluation import CasePictures, CaseScores, write_table
 from common.kits.inferer import AxialInferer
 from common.kits.metrics import PROTOCOLS, score_case
-from common.kits.volumes import CTReader, LabelReader
+from common.kits.readers import CTReader, LabelReader
 
 SHAPE = (32, 28, 9)  # X, Y, Z in RAS
 CLASSES = {"kidney": (1, 2), "tumor": (2,)}

@@ -18,7 +18,7 @@ from monai.transforms import Compose, Invertd, LoadImaged, Orientationd, SaveIma
 from common.kits import volumes
 from common.kits.cases import find_cases, format_case_name
 from common.kits.inferer import AxialInferer
-from common.kits.volumes import CTReader, WholeFileWriter
+from common.kits.readers import CTReader, WholeFileWriter
 
 SHAPE = (24, 24, 10)  # square slices, so that a transposed one would fit
 AXES = ["IPL", "RAS", "LPS", "ASR", "oblique"]

@@ -8,16 +8,10 @@ import warnings
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from monai.data import Dataset, MetaTensor, NibabelWriter
-from monai.transforms import Compose, LoadImaged, SaveImage
 
-from common.errors import InputError, find_input_error
+from common.errors import InputError
 from common.kits import volumes
 from common.kits.volumes import (
-    CTReader,
-    LabelReader,
-    WholeFileWriter,
     describe_range_problem,
     open_nifti,
     read_ct,
@@ -26,16 +20,6 @@ from common.kits.volumes import (
 
 ONE_SLICE, THREE_SLICES = 1, 3 * 64 * 64 * 2  # bytes a slab: of a (64, 64, 12) volume of two bytes
 ORIENTATIONS = ["IPL", "RAS", "LPS", "oblique"]
-
-
-@pytest.fixture
-def ct(phantom) -> np.ndarray:
-    return phantom[0].transpose(2, 1, 0)  # slices last, so that they fill slabs
-
-
-@pytest.fixture
-def label(phantom) -> np.ndarray:
-    return phantom[1].transpose(2, 1, 0)
 
 
 def error_line(action, path) -> str:
@@ -261,110 +245,3 @@ def test_a_range_that_no_ct_has_is_described(lowest, highest, problem):
     assert problem in found
     if problem:
         assert f"{lowest:g} to {highest:g}" in found
-
-
-# The readers behind LoadImaged
-
-
-def load(reader, path):
-    return LoadImaged("image", reader=reader, dtype="uint8", ensure_channel_first=True)({"image": str(path)})["image"]
-
-
-@pytest.mark.parametrize("axes", ORIENTATIONS)
-@pytest.mark.parametrize("reader, read", [(CTReader, lambda i: read_ct(i)[0]), (LabelReader, read_label)])
-def test_a_reader_gives_the_values_affine_and_name_of_the_file(write_nifti, phantom, make_affine, axes, reader, read):
-    array = phantom[0 if reader is CTReader else 1]
-    path = write_nifti(array, affine=make_affine(axes))
-    loaded = load(reader(), path)
-    assert (loaded.dtype, tuple(loaded.shape)) == (torch.uint8, (1, *array.shape))
-    np.testing.assert_array_equal(loaded.numpy()[0], read(open_nifti(path)))
-    np.testing.assert_allclose(loaded.affine.numpy(), make_affine(axes), atol=1e-4)
-    assert loaded.meta["filename_or_obj"] == str(path)
-
-
-def test_one_reader_reads_many_files(write_nifti, ct):
-    reader = CTReader()
-    paths = [write_nifti(ct + 10 * i, f"{i}.nii.gz") for i in range(3)]
-    for i, path in enumerate(paths):
-        loaded = load(reader, path)
-        np.testing.assert_array_equal(loaded.numpy()[0], window(ct + 10 * i))
-        assert loaded.meta["filename_or_obj"] == str(path)
-
-
-def test_the_reader_warns_of_an_image_that_looks_like_mr_and_of_no_ct(write_nifti, ct):
-    mr = write_nifti((ct.astype(int) + 1024).astype(np.int16), "mr.nii.gz")
-    with pytest.warns(UserWarning, match=r"mr\.nii\.gz: expected Hounsfield units.*MR"):
-        load(CTReader(), mr)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        load(CTReader(), write_nifti(ct, "ct.nii.gz"))
-
-
-@pytest.mark.parametrize("reader", [CTReader, LabelReader])
-@pytest.mark.parametrize("fault", ["cut", "absent", "2-D"])
-def test_what_is_wrong_with_a_file_reaches_the_caller_as_an_input_error(write_nifti, label, reader, fault):
-    path = write_nifti(label[..., 0] if fault == "2-D" else label)
-    if fault == "cut":
-        path.write_bytes(path.read_bytes()[:-20])
-    if fault == "absent":
-        path.unlink()
-    chain = Compose([LoadImaged("image", reader=reader(), dtype="uint8", ensure_channel_first=True)])
-    with pytest.raises(Exception) as caught:  # noqa: B017  MONAI wraps it in whatever it likes
-        Dataset([{"image": str(path)}], chain)[0]
-    found = find_input_error(caught.value)
-    assert found is not None
-    assert str(path) in str(found)
-
-
-# Writing
-
-
-def write_label_map(writer_class, folder, label, affine):
-    """Write as inference does, to `case.nii.gz` in a folder."""
-    meta = {"filename_or_obj": "case.nii.gz", "original_channel_dim": float("nan")}  # as LoadImage leaves it
-    image = MetaTensor(label[None].copy(), affine=affine, meta=meta)
-    SaveImage(
-        output_dir=folder,
-        output_postfix="",
-        output_dtype=np.uint8,
-        resample=False,
-        separate_folder=False,
-        print_log=False,
-        writer=writer_class,
-    )(image)
-
-
-@pytest.mark.parametrize("axes", ORIENTATIONS)
-@pytest.mark.parametrize("shape", [(12, 64, 64), (1, 64, 64), (12, 64, 1)], ids=str)  # one slice is a volume too
-def test_a_written_label_map_keeps_voxels_shape_affine_and_type(tmp_path, phantom, make_affine, axes, shape):
-    label = phantom[1][: shape[0], : shape[1], -32 - shape[2] // 2 :][..., : shape[2]]
-    affine = make_affine(axes)
-    write_label_map(WholeFileWriter, tmp_path, label, affine)
-    assert [file.name for file in tmp_path.iterdir()] == ["case.nii.gz"]
-    written = nib.load(tmp_path / "case.nii.gz")
-    assert written.shape == shape
-    np.testing.assert_array_equal(np.asarray(written.dataobj), label)
-    assert written.get_data_dtype() == np.uint8
-    for found in (written.affine, written.get_sform(), written.get_qform()):  # viewers read one or the other
-        np.testing.assert_allclose(found, affine, atol=1e-3)
-    assert nib.aff2axcodes(written.affine) == nib.aff2axcodes(affine)
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt("stopped")])
-@pytest.mark.parametrize("before", [{}, {"case.nii.gz": b"an older result"}])
-def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path, label, monkeypatch, error, before):
-    def fail(image, filename):
-        with open(filename, "wb") as file:
-            file.write(b"half a file")
-        raise error
-
-    def write(writer_class) -> dict[str, bytes]:
-        with pytest.raises((RuntimeError, KeyboardInterrupt), match=str(error)):  # SaveImage wraps an OSError
-            write_label_map(writer_class, tmp_path, label, np.eye(4))
-        return {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-
-    monkeypatch.setattr(nib, "save", fail)
-    for name, content in before.items():
-        (tmp_path / name).write_bytes(content)
-    assert write(WholeFileWriter) == before
-    assert write(NibabelWriter) == {"case.nii.gz": b"half a file"}  # the check: MONAI's own leaves the half

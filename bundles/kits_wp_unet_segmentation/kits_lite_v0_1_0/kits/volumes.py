@@ -8,22 +8,18 @@ where the file holds float64.
 
 from __future__ import annotations
 
-import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from monai.config import NdarrayOrTensor, PathLike
-from monai.data import NibabelReader, NibabelWriter
-from monai.utils import ensure_tuple
+from monai.config import PathLike
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 
 from ..errors import InputError
-from ..files import replace_file
 from .itk_images import ITK_SUFFIXES, open_with_itk
 
 WINDOW_HU = (0, 255)
@@ -184,68 +180,3 @@ def describe_range_problem(lowest: float, highest: float) -> str:
     if lowest < -32768 or highest > 65535:
         return f"expected Hounsfield units, {found}"
     return ""
-
-
-class CTReader(NibabelReader):
-    """
-    MONAI image reader for CT: `open_volume` and `read_ct` behind `LoadImaged(reader=CTReader(), dtype="uint8")`.
-
-    Warns when the values do not look like Hounsfield units.
-
-    Args:
-        series: DICOM series to read, see `open_with_itk`.
-    """
-
-    def __init__(self, series: str | None = None) -> None:
-        super().__init__()
-        self.series = series
-
-    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        return True
-
-    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: object) -> PathLike:
-        # LoadImage hides what read() raises behind a traceback in a string, so the file is opened in get_data()
-        return ensure_tuple(data)[0]
-
-    def get_data(self, img: PathLike) -> tuple[np.ndarray, dict]:
-        self.filenames = (img,)
-        return super().get_data(open_volume(img, self.series))
-
-    def _get_array_data(self, img: nib.Nifti1Image, filename: PathLike) -> np.ndarray:
-        windowed, values = read_ct(img)
-        problem = describe_range_problem(*values)
-        if problem:
-            warnings.warn(f"{filename}: {problem}.", stacklevel=2)
-        return windowed
-
-
-class LabelReader(CTReader):
-    """
-    MONAI image reader for KiTS label maps: `open_volume` and `read_label` behind `LoadImaged`.
-
-    Args:
-        keep_cysts: see `read_label`.
-    """
-
-    def __init__(self, keep_cysts: bool = False) -> None:
-        super().__init__()
-        self.keep_cysts = keep_cysts
-
-    def _get_array_data(self, img: nib.Nifti1Image, filename: PathLike) -> np.ndarray:
-        return read_label(img, self.keep_cysts)
-
-
-class WholeFileWriter(NibabelWriter):
-    """`NibabelWriter` that leaves either no file or a whole one."""
-
-    def set_data_array(
-        self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: object
-    ) -> None:
-        # MONAI squeezes the slice axis of a one-slice volume away too
-        super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
-        if squeeze_end_dims and self.data_obj.shape[3:] == (1,):
-            self.data_obj = self.data_obj[..., 0]
-
-    def write(self, filename: PathLike, verbose: bool = False, **kwargs: object) -> None:
-        with replace_file(filename) as temporary:
-            super().write(temporary, verbose=False, **kwargs)
