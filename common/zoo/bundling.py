@@ -32,6 +32,7 @@ REQUIRED_PACKAGES = (
     "itk",
     "matplotlib",
     "pillow",
+    "contourpy",
     "jinja2",
     "tensorboard",
     "filelock",

@@ -30,6 +30,7 @@ from .kits.slices import orient_to_ras
 from .kits.volumes import open_volume, read_label
 
 PACKAGES = ("torch", "monai", "nibabel", "numpy")
+STAGES = ("read", "orient", "infer", "restore")
 
 
 @dataclass
@@ -92,8 +93,10 @@ class Segmenter:
             case: dictionary with the path "image", see `find_cases`.
         """
         clock = [time.perf_counter()]
-        item = self.preprocessing({"image": case["image"]})
-        clock.append(time.perf_counter())
+        item = {"image": case["image"]}
+        for transform in self.preprocessing.transforms:
+            item = transform(item)
+            clock.append(time.perf_counter())
         prediction = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
         if self.keep_largest:
             keep_largest_components(prediction.numpy()[0], self.keep_largest)
@@ -106,7 +109,7 @@ class Segmenter:
             spacing_mm=tuple(float(s) for s in item["image"].pixdim),
             label_map=restored.numpy()[0],
             affine=restored.affine.numpy(),
-            seconds=dict(zip(("read and orient", "infer", "restore"), np.diff(clock).tolist())),
+            seconds=dict(zip(STAGES, np.diff(clock).tolist())),
         )
 
     def describe(self, case: Mapping[str, str]) -> dict[str, str]:
@@ -150,11 +153,16 @@ def keep_largest_components(label_map: np.ndarray, count: int) -> None:
     inside[~kept[components]] = 0
 
 
-def segment_to_folder(segmenter: Segmenter, case: Mapping[str, str], output_dir: Path, report: bool = False) -> None:
+def segment_to_folder(
+    segmenter: Segmenter, case: Mapping[str, str], output_dir: Path, report: bool = False
+) -> dict[str, float]:
     """
     Write `<case>.nii.gz`, uint8 on the case's own grid, and `<case>.html` if a report is wanted, each in one piece.
 
     A case that was segmented before, from the same file by the same weights, is left as it is.
+
+    Returns:
+        the seconds of every stage; none for a case that was left.
 
     Raises:
         InputError: when the image is bad, a file cannot be written, or `<case>.nii.gz` holds another segmentation.
@@ -162,8 +170,9 @@ def segment_to_folder(segmenter: Segmenter, case: Mapping[str, str], output_dir:
     path, page = (output_dir / f"{case['case']}{suffix}" for suffix in (".nii.gz", ".html"))
     fingerprint = segmenter.fingerprint(case)
     if is_done(path, fingerprint) and (page.is_file() or not report):
-        return
+        return {}
     segmentation = segmenter.segment(case)
+    started = time.perf_counter()
     try:
         if report:
             volumes = segmentation.image, segmentation.prediction, segmentation.spacing_mm
@@ -174,6 +183,7 @@ def segment_to_folder(segmenter: Segmenter, case: Mapping[str, str], output_dir:
             nib.save(image, temporary)
     except OSError as error:
         raise InputError(f"{path}: expected to write it, found: {error.strerror or error}.") from error
+    return segmentation.seconds | {"write": time.perf_counter() - started}
 
 
 def is_done(path: Path, fingerprint: str) -> bool:
