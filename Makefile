@@ -10,7 +10,7 @@ DEMO := $(CURDIR)/demo
 ifdef DATA
 DEMO_DATA := $(abspath $(DATA))
 DEMO_OUT := $(DEMO)/kits
-EPOCHS ?= 120
+EPOCHS ?= 100
 TRAINING := --epochs $(EPOCHS) --validation_fraction 0.3
 SIZE :=
 else
