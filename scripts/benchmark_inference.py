@@ -31,14 +31,15 @@ seconds = {}
 """,
 }
 PROGRAM = """
-import json, resource, sys, time
+import json, re, sys, time
 from pathlib import Path
 from common.kits.cases import find_cases
 bundle, dataset_dir, output_dir = sys.argv[1:]
 start = time.perf_counter()
 {way}
 seconds["all"] = time.perf_counter() - start
-peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+# not ru_maxrss, which starts from the peak of the process that started this one
+peak_gb = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
 print(json.dumps({{"peak_gb": peak_gb, "seconds": seconds}}))
 """
 

@@ -14,7 +14,7 @@ import pytest
 from bundle_runs import run_well
 from dicom_series import write_series
 
-from common.errors import InputError
+from common.errors import InputError, find_input_error
 from common.kits.volumes import open_volume
 from common.segmentation import Segmenter, keep_largest_components, measure_file
 
@@ -154,6 +154,19 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(weighted_bundle, cases, run_
 def test_a_folder_that_is_no_bundle_is_refused(bundle, cases, run_script, tmp_path):
     with pytest.raises(InputError, match="expected a bundle folder"):
         run_script("segment", bundle=tmp_path / bundle, input=cases, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77"])
+def test_a_device_that_is_not_here_is_refused(device, weighted_bundle):
+    with pytest.raises(InputError, match=f"device: expected one that is here, cpu or cuda, found {device}"):
+        Segmenter(weighted_bundle, device)
+    assert Segmenter(weighted_bundle, "cpu").device == "cpu"
+
+
+def test_missing_weights_are_refused(copy_bundle):
+    with pytest.raises(RuntimeError) as caught:
+        Segmenter(copy_bundle())
+    assert "no weights here" in str(find_input_error(caught.value))
 
 
 def test_a_report_and_an_index_are_written(weighted_bundle, phantoms, run_script, tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.bundle import ConfigParser
 from monai.config import PathLike
 from monai.transforms import Invertd
@@ -75,7 +76,7 @@ class Segmenter:
         parser.read_config(config_file)
         parser["bundle_root"] = str(self.bundle)
         if device is not None:
-            parser["device"] = f"$torch.device('{device}')"
+            parser["device"] = check_device(device)
         if series is not None:
             parser["preprocessing#transforms#0#reader#series"] = series
         self.device = parser.get_parsed_content("device")
@@ -132,6 +133,18 @@ class Segmenter:
         state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         settings = (self.weights_sha256, self.keep_largest, self.series)
         return "kits-lite " + hashlib.sha256(repr((state, settings)).encode()).hexdigest()[:32]
+
+
+def check_device(device: str) -> str:
+    """
+    Raises:
+        InputError: when torch knows no such device, or this machine has none.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device: expected one that is here, cpu or cuda, found {device}.") from error
+    return device
 
 
 def hash_file(path: PathLike) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import nibabel as nib
 import numpy as np
@@ -74,6 +74,13 @@ class WholeFileWriter(NibabelWriter):
         super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
         if squeeze_end_dims and self.data_obj.shape[3:] == (1,):
             self.data_obj = self.data_obj[..., 0]
+
+    def set_metadata(self, meta_dict: Mapping | None = None, resample: bool = True, **options: object) -> None:
+        if resample:
+            super().set_metadata(meta_dict, resample, **options)
+        else:
+            # MONAI would send the volume through its resampler all the same, in five times the memory
+            _, self.affine, _ = self.get_meta_info(meta_dict)
 
     def write(self, filename: PathLike, verbose: bool = False, **kwargs: object) -> None:
         with replace_file(filename) as temporary:
