@@ -17,7 +17,7 @@ from common.kits.cases import (
     read_case,
     read_split,
     read_subset,
-    select_cases,
+    select_labelled,
     split_cases,
 )
 
@@ -38,7 +38,7 @@ def error_message(action) -> str:
 
 
 def make_cases(count: int) -> list[dict[str, str]]:
-    return [{"case": f"case_{i:05d}", "image": f"{i}.nii.gz"} for i in range(count)]
+    return [{"case": f"case_{i:05d}", "image": f"{i}.nii.gz", "label": f"{i}_label.nii.gz"} for i in range(count)]
 
 
 # Finding
@@ -307,6 +307,17 @@ def test_a_split_file_is_honoured_and_recorded_as_it_is(kits_folder, tmp_path):
     assert json.loads((tmp_path / "record.json").read_text()) == chosen
 
 
+def test_a_split_file_may_leave_out_what_has_no_label_and_must_not_name_it(kits_folder, tmp_path):
+    (kits_folder / "case_00000_synthetic" / "segmentation.nii.gz").unlink()
+    chosen = {"training": ["case_00002_synthetic"], "validation": ["case_00001_synthetic"]}
+    (tmp_path / "mine.json").write_text(json.dumps(chosen))
+    assert make_split(kits_folder, tmp_path / "record.json", tmp_path / "mine.json")["training"][0]["label"]
+    assert len(read_subset(kits_folder, tmp_path / "record.json")) == 1
+    (tmp_path / "mine.json").write_text(json.dumps(chosen | {"training": ["case_00000_synthetic"]}))
+    message = error_message(lambda: make_split(kits_folder, tmp_path / "other.json", tmp_path / "mine.json"))
+    assert "case_00000_synthetic" in message and "expected a label" in message
+
+
 def test_a_split_of_cases_that_are_not_there_leaves_no_record(kits_folder, tmp_path):
     chosen = {"training": ["case_00000_synthetic", "case_7"], "validation": ["case_8"]}
     (tmp_path / "mine.json").write_text(json.dumps(chosen))
@@ -327,12 +338,12 @@ def test_an_unknown_subset_and_an_unlabelled_case_are_refused(kits_folder, tmp_p
 
 def test_selected_cases_come_in_the_order_of_the_names_and_are_copies():
     cases = make_cases(4)
-    selected = select_cases(cases, ["case_00003", "case_00001"])
+    selected = select_labelled(cases, ["case_00003", "case_00001"])
     assert selected == [cases[3], cases[1]]
     selected[0]["image"] = "changed"
     assert cases == make_cases(4)
 
 
 def test_every_case_that_is_missing_is_named():
-    message = error_message(lambda: select_cases(make_cases(2), ["case_7", "case_00001", "case_8"]))
+    message = error_message(lambda: select_labelled(make_cases(2), ["case_7", "case_00001", "case_8"]))
     assert message.endswith("none named case_7, case_8.")

@@ -207,9 +207,10 @@ def make_split(
         record: split file that is written, for the evaluation to read.
         split_file: split to take; None splits at random, see `split_cases`.
     """
-    cases = find_cases(dataset_dir, labelled=True)
+    # a split file may leave out the cases without labels that KiTS19 holds
+    cases = find_cases(dataset_dir, labelled=not split_file)
     split = read_split(split_file) if split_file else split_cases(cases, validation_fraction, seed)
-    selected = {side: select_cases(cases, names) for side, names in split.items()}
+    selected = {side: select_labelled(cases, names) for side, names in split.items()}
     write_split(split, record)
     return selected
 
@@ -218,19 +219,24 @@ def read_subset(dataset_dir: PathLike, split_file: PathLike, subset: str = "vali
     """The cases of a folder on one side of a split file, "training" or "validation", or "all" without looking at it."""
     if subset not in ("training", "validation", "all"):
         raise InputError(f"subset: expected training, validation or all, found {subset}.")
-    cases = find_cases(dataset_dir, labelled=True)
-    return cases if subset == "all" else select_cases(cases, read_split(split_file)[subset])
+    cases = find_cases(dataset_dir, labelled=subset == "all")
+    return cases if subset == "all" else select_labelled(cases, read_split(split_file)[subset])
 
 
-def select_cases(cases: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[dict[str, str]]:
+def select_labelled(cases: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[dict[str, str]]:
     """
     The cases of some names, in that order.
 
     Raises:
-        InputError: naming every case that is not there.
+        InputError: naming every case that is not there, or has no label.
     """
     by_name = {case["case"]: dict(case) for case in cases}
     missing = [name for name in names if name not in by_name]
     if missing:
         raise InputError(f"dataset_dir: expected the cases of the split, found none named {', '.join(missing)}.")
+    problems = [
+        f"{by_name[n]['image']}: expected a label beside it, found none." for n in names if "label" not in by_name[n]
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
     return [by_name[name] for name in names]
