@@ -135,16 +135,21 @@ def test_an_output_that_cannot_be_written_is_one_line(weighted_bundle, cases, ru
     assert len(lines) == 2 and all("expected to write it, found: Not a directory" in line for line in lines)
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(weighted_bundle, cases, run_script, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [("nr_inodes=1", "No space left on device"), ("ro", "Read-only file system")],
+    ids=["full", "ro"],
+)
+def test_a_disk_that_takes_nothing_is_one_line(options, words, weighted_bundle, cases, run_script, tmp_path, capsys):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip("needs the right to mount a small tmpfs")
     try:
         assert run_script("segment", bundle=weighted_bundle, input=cases / "scan0_synthetic.nii.gz", output=disk) == 1
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-        assert "No space left on device" in line
+        assert words in line
         assert not list(disk.iterdir())
     finally:
         subprocess.run(["umount", str(disk)], check=True)
