@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,13 +14,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.config import PathLike
 from monai.transforms import Invertd
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
 from scipy import ndimage
 
+from .bundles import open_bundle
 from .complexity import count_parameters
 from .errors import InputError
 from .files import replace_file
@@ -55,32 +54,31 @@ class Segmenter:
         device: `"cpu"`, `"cuda"`, ...; by default what the bundle chooses.
         series: DICOM series to read, see `open_with_itk`.
         keep_largest: keep so many connected components (26 neighbours) of kidney and tumour together; None keeps all.
+        network: computes in the stead of the bundle's network, as its weights would.
 
     Raises:
         InputError: when the folder is no bundle, its weights are missing or another network's, or an argument is wrong.
     """
 
     def __init__(
-        self, bundle: PathLike, device: str | None = None, series: str | None = None, keep_largest: int | None = None
+        self,
+        bundle: PathLike,
+        device: str | None = None,
+        series: str | None = None,
+        keep_largest: int | None = None,
+        network: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.bundle = Path(bundle).resolve()
-        config_file = self.bundle / "configs/inference.json"
-        if not config_file.is_file():
-            raise InputError(f"{bundle}: expected a bundle folder, found no configs/inference.json in it.")
+        parser = open_bundle(bundle)
         if keep_largest is not None and keep_largest < 1:
             raise InputError(f"keep_largest: expected a positive number, found {keep_largest}.")
         self.keep_largest, self.series = keep_largest, series
-        if str(self.bundle) not in sys.path:
-            sys.path.insert(1, str(self.bundle))  # where the `_target_`s of its configs are
-        parser = ConfigParser()
-        parser.read_config(config_file)
-        parser["bundle_root"] = str(self.bundle)
         if device is not None:
             parser["device"] = check_device(device)
         if series is not None:
             parser["preprocessing#transforms#0#reader#series"] = series
         self.device = parser.get_parsed_content("device")
-        self.network = parser.get_parsed_content("network").eval()
+        self.network = parser.get_parsed_content("network").eval() if network is None else network
         self.weights_sha256 = hash_file(parser.get_parsed_content("weights"))
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")

@@ -1,15 +1,20 @@
-"""Bundles as users run them: from the command line."""
+"""Bundles and scripts as users run them: from the command line."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+from common.networks import LiteUNet
 from common.zoo.variants import VARIANTS
 
-BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLES = ROOT / "bundles"
 NAMES = [variant.name for variant in VARIANTS]
 POCKET = "kits_pocket_unet_segmentation"
 
@@ -48,3 +53,17 @@ def run_well(bundle: Path, *configs: str, **arguments) -> str:
     done = run_bundle(bundle, *configs, **arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def read_network(bundle: Path, config: str = "inference") -> LiteUNet:
+    """The network that a config of a bundle describes, as this package's own class, untrained."""
+    definition = json.loads((bundle / f"configs/{config}.json").read_text())["network_def"]
+    return LiteUNet(**{key: value for key, value in definition.items() if key != "_target_"})
+
+
+def load_script(name: str) -> ModuleType:
+    """A module of scripts/, to be called in this process."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from .. import __version__
-from ..complexity import measure_complexity
+from ..complexity import count_nonzero_parameters, count_parameters, measure_complexity
 from ..files import replace_file
-from ..networks import LiteUNet
+from ..networks import LiteUNet, load_weights
 from .variants import VARIANTS, Variant
 
 SOURCE = Path(__file__).parents[1]
@@ -37,8 +38,18 @@ REQUIRED_PACKAGES = (
     "tensorboard",
     "filelock",
     "fire",
+    "torch-pruning",
 )
 REMEDY = "bundles differ from common/; remedy: python scripts/build_bundles.py"
+BUNDLES = SOURCE.parent / "bundles"
+NO_WEIGHTS = "This version ships without weights: train it first."
+# in the README of a bundle whose network has lost channels
+DENSE_FIRST = """
+Its dense network comes first, trained here as below, or `models/model.pt` of the U-Net's bundle:
+
+    python -m monai.bundle run --config_file configs/train.json --dataset_dir data --ckpt_dir models/dense \\
+        --network_def#channels "{channels}"
+"""
 # what runs leave in a bundle folder, beside what is rendered
 NOT_RENDERED = ("models", "eval")
 
@@ -54,22 +65,24 @@ def render(variant: Variant) -> dict[str, bytes]:
             files[f"{PACKAGE}/{relative}"] = path.read_bytes()
 
     metadata = render_metadata(variant)
+    differing = {"configs/train.json": variant.training, "configs/prune.json": variant.pruning}
     for name, content in files.items():
         if name.startswith("configs/") and name.endswith(".json"):
             config = metadata if name == "configs/metadata.json" else json.loads(content)
             if "network_def" in config:
                 config["network_def"] |= variant.network
-            if name == "configs/train.json":
-                config |= variant.training
+            config |= differing.get(name, {})
             files[name] = (json.dumps(_stamp_targets(config), indent=4) + "\n").encode()
     values = {
         "name": variant.name,
         "title": variant.title,
         "summary": variant.summary,
+        "weights": describe_weights(metadata["complexity"], variant.trained) if variant.trained else NO_WEIGHTS,
         "reference": variant.reference,
         "parameters": f"{metadata['complexity']['parameters']:,}",
         "flops": f"{metadata['complexity']['flops']:,}",
         "epochs": json.loads(files["configs/train.json"])["epochs"],
+        "dense_first": DENSE_FIRST.format(**variant.original) if variant.original else "",
     }
     files["docs/README.md"] = Template(files["docs/README.md"].decode()).substitute(values).encode()
     return files
@@ -79,8 +92,7 @@ def render_metadata(variant: Variant) -> dict[str, Any]:
     """The content of `metadata.json`: what the variant says and what its network counts."""
     metadata = json.loads((SKELETON / "configs/metadata.json").read_text())
     image = metadata["network_data_format"]["inputs"]["image"]
-    network = LiteUNet(**variant.network)
-    complexity = measure_complexity(network, (1, image["num_channels"], *image["spatial_shape"]))
+    input_shape = (1, image["num_channels"], *image["spatial_shape"])
     metadata |= {key: _installed(package) for key, package in VERSION_KEYS.items()}
     metadata |= {
         "version": __version__,
@@ -89,12 +101,35 @@ def render_metadata(variant: Variant) -> dict[str, Any]:
         "description": f"{variant.title}: {variant.summary}. Segments kidney and kidney tumour in axial CT slices.",
         "references": [variant.reference, *metadata["references"]],
     }
-    metadata["complexity"] |= {
-        "input_shape": list(complexity.input_shape),
-        "parameters": complexity.parameters,
-        "flops": complexity.flops,
-    }
+    network = LiteUNet(**variant.network)
+    if variant.trained:
+        load_weights(network, BUNDLES / variant.name / "models/model.pt")
+    complexity = {"input_shape": list(input_shape), **count_complexity(network, input_shape)}
+    metadata["complexity"] |= complexity | (count_zeros(network) if variant.trained else {})
+    if variant.original:
+        original = LiteUNet(**variant.network | variant.original)
+        metadata["complexity"]["original"] = {**variant.original, **count_complexity(original, input_shape)}
     return metadata
+
+
+def count_complexity(network: LiteUNet, input_shape: Sequence[int]) -> dict[str, int]:
+    """Parameters and FLOPs as `metadata.json` names them."""
+    complexity = measure_complexity(network, input_shape)
+    return {"parameters": complexity.parameters, "flops": complexity.flops}
+
+
+def count_zeros(network: LiteUNet) -> dict[str, float]:
+    """Non-zero parameters, and the share of zeros among all parameters, as `metadata.json` names them."""
+    parameters, nonzero = count_parameters(network), count_nonzero_parameters(network)
+    return {"nonzero_parameters": nonzero, "sparsity": round(1 - nonzero / parameters, 6)}
+
+
+def describe_weights(complexity: dict[str, Any], trained: str) -> str:
+    """A sentence of the README about `models/model.pt`."""
+    return (
+        f"Weights: trained on {trained}; {complexity['nonzero_parameters']:,} of the {complexity['parameters']:,}"
+        " parameters are not zero."
+    )
 
 
 def write_bundle(variant: Variant, bundles_dir: Path) -> Path:

@@ -18,6 +18,9 @@ class Variant:
     Args:
         network: arguments of `LiteUNet`, JSON-able.
         training: values of `train.json` that differ.
+        pruning: values of `prune.json` that differ.
+        original: arguments that differ in the network before its channels were pruned; empty where none were.
+        trained: what the weights that ship were trained on; empty where none ship.
     """
 
     name: str
@@ -26,6 +29,9 @@ class Variant:
     reference: str
     network: dict[str, Any]
     training: dict[str, Any] = field(default_factory=dict)
+    pruning: dict[str, Any] = field(default_factory=dict)
+    original: dict[str, Any] = field(default_factory=dict)
+    trained: str = ""
 
 
 VARIANTS = (
@@ -71,10 +77,11 @@ VARIANTS = (
     Variant(
         name="kits_unet_pwp_segmentation",
         title="UNet-PWP",
-        summary="the dense U-Net that is to be partitioned and pruned; in this version not pruned yet",
+        summary="the dense U-Net with a quarter of its channels left and weights below a threshold zeroed (Algorithm II)",
         reference="Rao et al., Optimizing Inference Distribution for Efficient Kidney Tumor Segmentation Using a UNet-PWP Deep-Learning Model with XAI on CT Scan Images, Diagnostics 2023, 13(20), 3244, doi:10.3390/diagnostics13203244",
-        network={"channels": [64, 128, 256, 512, 1024]},
-        training={"learning_rate": 0.0003},
+        network={"channels": [16, 32, 64, 128, 256]},
+        pruning={"pretrained": "$@bundle_root + '/models/dense/model.pt'", "method": "sigma"},
+        original={"channels": [64, 128, 256, 512, 1024]},
     ),
     Variant(
         name="kits_pocket_unet_segmentation",

@@ -19,7 +19,13 @@ from common.networks.weights import save_weights
 from common.zoo.bundling import PACKAGE
 
 SCHEMA = Path(__file__).resolve().parents[1] / "data" / "meta_schema_20240725.json"
-WORKFLOWS = {"train": "train", "evaluate": "train", "inference": "infer"}
+# the config files of a workflow, and what MONAI calls it
+WORKFLOWS = {
+    ("train",): "train",
+    ("train", "prune"): "train",
+    ("train", "evaluate"): "train",
+    ("inference",): "infer",
+}
 KEY_ORDER = ["imports", "bundle_root", "dataset_dir", "output_dir", "device", "network_def", "network"]
 
 
@@ -30,14 +36,17 @@ def bundle(request, monkeypatch) -> Path:
     return BUNDLES / request.param
 
 
-@pytest.mark.parametrize("config", WORKFLOWS)
-def test_no_required_property_is_missing(bundle, config, phantoms, tmp_path):
+@pytest.mark.parametrize("configs", WORKFLOWS, ids=" ".join)
+def test_no_required_property_is_missing(bundle, configs, phantoms, tmp_path):
     make_split(phantoms, tmp_path / "split.json")  # as training leaves it
-    save_weights(read_network(config if config != "evaluate" else "train"), tmp_path / "model.pt")
+    weights = tmp_path / "model.pt"
+    save_weights(read_network(configs[0]), weights)
     arguments = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
-    arguments |= {"spatial_size": [32, 32], "weights": str(tmp_path / "model.pt")}
-    files = [f"configs/{name}.json" for name in (("train", config) if config == "evaluate" else (config,))]
-    workflow = ConfigWorkflow(config_file=files, workflow_type=WORKFLOWS[config], logging_file=False, **arguments)
+    arguments |= {"spatial_size": [32, 32], "weights": str(weights)}
+    if "prune" in configs:
+        arguments["pretrained"] = str(weights)
+    files = [f"configs/{name}.json" for name in configs]
+    workflow = ConfigWorkflow(config_file=files, workflow_type=WORKFLOWS[configs], logging_file=False, **arguments)
     workflow.initialize()
     assert workflow.check_properties() == []
 

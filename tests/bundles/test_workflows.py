@@ -12,8 +12,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_runs import NAMES, POCKET, run_well, start_bundle
+from bundle_runs import NAMES, POCKET, read_network, run_well, start_bundle
 
+from common.channel_pruning import load_pruned
+from common.networks import load_weights
+from common.pruning import measure_sparsity, prune_by_sigma
+
+WP, PWP = "kits_wp_unet_segmentation", "kits_unet_pwp_segmentation"
 SMALL = {"spatial_size": "[32,32]"}
 TORCHRUN = (
     sys.executable,
@@ -100,6 +105,63 @@ def test_two_runs_and_a_killed_and_resumed_one_give_the_same_weights(copy_bundle
 
     run_well(bundle, "train", ckpt_dir=tmp_path / "other", **(arguments | {"seed": 1}))
     assert not equal(load(tmp_path / "first/model.pt"), load(tmp_path / "other/model.pt"))
+
+
+@pytest.mark.slow
+def test_without_validation_the_last_weights_are_kept(copy_bundle, phantoms):
+    bundle = copy_bundle()
+    run_well(bundle, "train", dataset_dir=phantoms, epochs=1, val_interval=2, **SMALL)
+    assert not (bundle / "models/model.pt").exists()
+    run_well(bundle, "train", dataset_dir=phantoms, epochs=1, val_interval=2, keep="last", **SMALL)
+    assert load(bundle / "models/model.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [WP, PWP])
+def test_the_recipe_of_a_pruned_network_from_training_to_segmentation(name, copy_bundle, phantoms, tmp_path):
+    bundle = copy_bundle(name)
+    data = {"dataset_dir": phantoms, **SMALL}
+    dense = {"network_def#channels": "[64,64,128,256,512]", "ckpt_dir": "models/dense"} if name == PWP else {}
+    run_well(bundle, "train", epochs=1, **data, **dense)
+    run_well(bundle, "train", "prune", epochs=2, **data)
+    pruned = load_weights(read_network(bundle), bundle / "models/pruned/model.pt")
+    settings = json.loads((bundle / "configs/prune.json").read_text())
+    if name == WP:
+        assert settings["method"] == "magnitude"
+        for layer in measure_sparsity(pruned):
+            assert layer.zeros == round(settings["amount"] * layer.weights)
+    else:
+        assert settings["method"] == "sigma"
+        narrow = load_pruned(read_network(bundle), bundle / "models/dense/model.pt")
+        expected = measure_sparsity(prune_by_sigma(narrow, settings["amount"]))
+        assert measure_sparsity(pruned) == expected and all(layer.zeros for layer in expected)
+    run_well(bundle, "train", "prune", "evaluate", **data)
+    assert (bundle / "eval/pruned/summary.json").is_file()
+    weights = bundle / "models/pruned/model.pt"
+    run_well(bundle, "inference", output_dir=tmp_path / "out", weights=weights, **data)
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 4
+
+
+@pytest.mark.slow
+def test_a_killed_pruning_run_goes_on_to_the_same_weights_and_two_processes_prune_too(copy_bundle, phantoms, tmp_path):
+    bundle = copy_bundle()
+    run_well(bundle, "train", dataset_dir=phantoms, epochs=1, **SMALL)
+    arguments = {"dataset_dir": phantoms, "epochs": 4, **SMALL}
+    run_well(bundle, "train", "prune", ckpt_dir=tmp_path / "whole", **arguments)
+    process = start_bundle(bundle, "train", "prune", ckpt_dir=tmp_path / "killed", **arguments)
+    for line in process.stdout:
+        if "epoch 1/4" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    assert (tmp_path / "killed/checkpoint.pt").is_file()
+    assert "resuming after epoch" in run_well(bundle, "train", "prune", ckpt_dir=tmp_path / "killed", **arguments)
+    assert equal(load(tmp_path / "whole/model.pt"), load(tmp_path / "killed/model.pt"))
+
+    together = {"launcher": TORCHRUN, "ckpt_dir": tmp_path / "two"}
+    run_well(bundle, "train", "prune", "multi_gpu_train", **arguments, **together)
+    one, two = (load_weights(read_network(bundle), tmp_path / f"{run}/model.pt") for run in ("whole", "two"))
+    assert measure_sparsity(one) == measure_sparsity(two) and all(layer.zeros for layer in measure_sparsity(one))
 
 
 @pytest.mark.slow

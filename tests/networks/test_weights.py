@@ -12,6 +12,7 @@ from torch import nn
 from common.errors import InputError
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
+from common.pruning import prune_by_magnitude
 
 TINY = {"channels": (2, 3), "num_convs": (1, 1)}
 
@@ -200,13 +201,15 @@ def test_nothing_half_written_is_left_when_saving_fails(tmp_path, monkeypatch, o
         path.write_bytes(old)
     written = []
 
-    def write_half_then_fail(weights: dict, file) -> None:
-        Path(file).write_bytes(b"half of the wei")
-        written.append(Path(file))
+    write_bytes = Path.write_bytes
+
+    def write_half_then_fail(file: Path, content: bytes) -> None:
+        write_bytes(file, b"half of the wei")
+        written.append(file)
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", write_half_then_fail)
+        patch.setattr(Path, "write_bytes", write_half_then_fail)
         with pytest.raises(OSError, match=re.escape("No space left on device")):
             save_weights(build(), path)
     assert written and written[0] != path
@@ -216,3 +219,49 @@ def test_nothing_half_written_is_left_when_saving_fails(tmp_path, monkeypatch, o
     save_weights(build(), path)
     assert [file.name for file in path.parent.iterdir()] == ["model.pt"]
     load_weights(build(1), path)
+
+
+# ---- size on disk
+
+
+def zero_half(network: LiteUNet) -> LiteUNet:
+    return prune_by_magnitude(network, 0.5)
+
+
+def test_zeros_make_the_file_smaller_and_it_loads_like_any_other(tmp_path):
+    network = build(channels=(16, 24))
+    save_weights(network, tmp_path / "dense.pt")
+    save_weights(zero_half(network), tmp_path / "sparse.pt")
+    assert (tmp_path / "sparse.pt").stat().st_size < 0.75 * (tmp_path / "dense.pt").stat().st_size
+    loaded = torch.load(tmp_path / "sparse.pt", weights_only=True)
+    assert_same_state(loaded, state_of(zero_half(network)))
+    build(1, channels=(16, 24)).load_state_dict(loaded, strict=True)
+
+
+def test_the_zip_of_a_sparse_file_is_smaller_than_that_of_a_dense_one(tmp_path):
+    network = build(channels=(16, 24))
+    for name, saved in {"dense": network, "sparse": zero_half(network)}.items():
+        save_weights(saved, tmp_path / f"{name}.pt")
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(tmp_path / f"{name}.pt")
+    assert (tmp_path / "sparse.zip").stat().st_size < 0.75 * (tmp_path / "dense.zip").stat().st_size
+
+
+def test_dense_weights_stay_as_torch_writes_them(tmp_path):
+    network = build(channels=(16, 24))
+    save_weights(network, tmp_path / "model.pt")
+    assert_same_state(torch.load(tmp_path / "model.pt", weights_only=True, mmap=True), state_of(network))
+
+
+@pytest.mark.parametrize("change", [lambda network: network, zero_half])
+def test_the_same_weights_give_the_same_bytes(tmp_path, change):
+    for name in ("first.pt", "second.pt"):
+        save_weights(change(build(channels=(16, 24))), tmp_path / name)
+    assert (tmp_path / "first.pt").read_bytes() == (tmp_path / "second.pt").read_bytes()
+
+
+def test_without_a_path_a_network_stays_as_it_is():
+    network = build()
+    before = state_of(network)
+    assert load_weights(network, None) is network
+    assert_same_state(state_of(network), before)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+from bundle_runs import load_script
 
 
 @pytest.fixture(scope="session")
@@ -18,13 +16,10 @@ def run_script() -> Callable[..., int]:
     """A function that runs `main` of a script with words as typed, options last, and gives the exit code."""
 
     def run(name: str, **options: object) -> int:
-        specification = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        module = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(module)
         words = []
         for key, value in options.items():
             words += [f"--{key.replace('_', '-')}"] + ([] if value is True else [str(value)])
-        return module.main(words)
+        return load_script(name).main(words)
 
     return run
 

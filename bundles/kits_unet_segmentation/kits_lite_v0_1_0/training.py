@@ -29,7 +29,7 @@ class RunKeeper:
     an uninterrupted one. Attach it after the handlers that validate and that step the learning rate.
 
     Files, written in one piece by rank 0: `model.pt`, the flat CPU state dict of the epoch with the best validation
-    metric; `checkpoint.pt`, the state after the last epoch, removed when the run is complete.
+    metric, or of the last epoch; `checkpoint.pt`, the state after the last epoch, removed when the run is complete.
 
     Args:
         ckpt_dir: folder of both files.
@@ -37,10 +37,12 @@ class RunKeeper:
         scheduler: learning-rate scheduler.
         validator: its key metric decides which weights are best.
         dataset: training data set; its epoch is set.
+        keep: which weights `model.pt` holds, "best" or "last"; the held-out cases have no say in the last ones.
         resume: go on with `checkpoint.pt` where there is one; otherwise it is written over.
 
     Raises:
-        InputError: at the start, when `checkpoint.pt` belongs to a run on other cases or with other epochs.
+        InputError: for another `keep`; at the start, when `checkpoint.pt` belongs to a run on other cases or with other
+            epochs.
     """
 
     def __init__(
@@ -53,13 +55,17 @@ class RunKeeper:
         dataset: SliceDataset,
         seed: int = 0,
         resume: bool = True,
+        keep: str = "best",
     ) -> None:
+        if keep not in ("best", "last"):
+            raise InputError(f"keep must be 'best' or 'last', got keep={keep!r}.")
         self.weights_path, self.checkpoint_path = Path(ckpt_dir) / "model.pt", Path(ckpt_dir) / "checkpoint.pt"
         self.parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
         self.validator = validator
         self.dataset = dataset
         self.seed = seed
         self.resume = resume
+        self.keep = keep
 
     def attach(self, engine: Trainer) -> None:
         """Hook into a trainer."""
@@ -92,12 +98,12 @@ class RunKeeper:
         self.dataset.set_epoch(engine.state.epoch)
 
     def complete_epoch(self, engine: Trainer) -> None:
-        """Write the best weights when this epoch's are, and the state of the run."""
+        """Write the weights when this epoch's are to be kept, and the state of the run."""
         if engine.state.rank > 0:
             return
         validated = self.validator.state
         best = {"best_metric": float(validated.best_metric), "best_metric_epoch": validated.best_metric_epoch}
-        if validated.best_metric_epoch == engine.state.epoch:
+        if self.keep == "last" or validated.best_metric_epoch == engine.state.epoch:
             save_weights(self.parts["network"], self.weights_path)
         state = {name: part.state_dict() for name, part in self.parts.items()}
         progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
@@ -108,7 +114,7 @@ class RunKeeper:
         """Remove the state of a run that needs no resuming."""
         if engine.state.rank == 0:
             self.checkpoint_path.unlink(missing_ok=True)
-            logger.info(f"best weights: {self.weights_path}")
+            logger.info(f"{self.keep} weights: {self.weights_path}")
 
     def _describe_run(self, engine: Trainer) -> dict:
         return {"cases": self.dataset.case_names, "epochs": engine.state.max_epochs}

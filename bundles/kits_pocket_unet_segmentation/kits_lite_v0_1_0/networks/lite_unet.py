@@ -22,7 +22,8 @@ class LiteUNet(nn.Module):
                 max-pool                                  up
                 encoder[-1], the bottleneck --------------
 
-    Every width follows from `channels`, so a network with pruned channels is again a `LiteUNet`.
+    Every width follows from `channels`, so a network with pruned channels is again a `LiteUNet`; `arguments` holds what
+    it was made with.
 
     Args:
         in_channels: image channels.
@@ -63,13 +64,16 @@ class LiteUNet(nn.Module):
         upsample: str = "deconv",
         refine: bool = False,
     ) -> None:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.arguments = arguments
         if len(channels) < 2 or min(channels) < 1:
             raise ValueError(f"channels must be two or more positive numbers, got channels={channels}.")
         if len(num_convs) != len(channels) or min(num_convs) < 1:
             raise ValueError(
                 f"num_convs must be one positive number per level, got num_convs={num_convs} for channels={channels}."
             )
+        self.channels = tuple(channels)
         self.size_divisor = 2 ** (len(channels) - 1)
         conv = {"separable": separable, "weight_standardization": weight_standardization}
 
