@@ -1,0 +1,36 @@
+"""Pages in docs/ and README.md whose numbers a command writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from ..files import replace_file
+
+
+def replace_section(page: Path, name: str, content: str) -> None:
+    """
+    Put other content between `<!-- name -->` and `<!-- /name -->` of a page.
+
+    Raises:
+        InputError: when the page has no such place, or several.
+    """
+    text, count = re.subn(
+        rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
+        lambda match: f"{match[1]}{content.strip()}\n{match[2]}",
+        page.read_text(),
+        flags=re.DOTALL,
+    )
+    if count != 1:
+        raise InputError(f"{page}: expected one place between <!-- {name} --> and <!-- /{name} -->, found {count}.")
+    with replace_file(page) as temporary:
+        temporary.write_text(text)
+
+
+def format_markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A markdown table, a column a key; all but the first column are aligned to the right."""
+    header = list(rows[0])
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *(row.values() for row in rows)])
