@@ -16,7 +16,7 @@ from bundle_runs import run_bundle
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
 
-TRAIN, EVALUATE, INFERENCE = ("train",), ("train", "evaluate"), ("inference",)
+TRAIN, EVALUATE, INFERENCE, PRUNE = ("train",), ("train", "evaluate"), ("inference",), ("train", "prune")
 
 
 def truncate(path: Path) -> None:
@@ -169,3 +169,22 @@ def test_an_unfinished_run_on_other_cases_is_not_gone_on_with(bundle, data):
     torch.save({"run": {"cases": ["case_9"], "epochs": 2}}, bundle / "models/checkpoint.pt")
     (line,) = find_error(bundle, *TRAIN, dataset_dir=data, epochs=2)
     assert "checkpoint.pt: expected the unfinished run of these cases" in line
+
+
+WRONG_SETTINGS = {
+    "keep": (TRAIN, {"keep": "first"}, "keep must be 'best' or 'last', got keep='first'"),
+    "pretrained": (TRAIN, {"pretrained": "nowhere.pt"}, "nowhere.pt: no weights here"),
+    "method": (PRUNE, {"method": "lottery"}, "method must be one of magnitude, sigma, got method='lottery'"),
+    "amount": (PRUNE, {"amount": 1.0}, "amount must be in [0, 1), got amount=1.0"),
+    "ramp": (PRUNE, {"ramp": 0}, "ramp must be in (0, 1], got ramp=0"),
+    "importance": (PRUNE, {"network_def#channels": "[8,8,8,8,8]", "importance": "magic"}, "got importance='magic'"),
+    "channels": (PRUNE, {"network_def#channels": "[32,32,32,32,32]"}, "none above [16, 16, 16, 16, 16]"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("configs", "settings", "words"), WRONG_SETTINGS.values(), ids=WRONG_SETTINGS)
+def test_a_wrong_setting_of_training_or_pruning_is_one_clear_line(configs, settings, words, bundle, data):
+    (line,) = find_error(bundle, *configs, dataset_dir=data, epochs=1, **settings)
+    assert words in line
+    assert not (bundle / "models/pruned").exists()

@@ -13,8 +13,9 @@ from bundle_runs import BUNDLES, NAMES
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 from torch import nn
 
-from common.complexity import count_flops, count_parameters
+from common.complexity import count_flops, count_nonzero_parameters, count_parameters
 from common.kits.cases import make_split
+from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
 from common.zoo.bundling import PACKAGE
 
@@ -83,6 +84,25 @@ def test_complexity_in_the_metadata_is_what_the_network_counts(bundle):
         network = read_network(config)
         assert count_parameters(network) == complexity["parameters"]
         assert count_flops(network, complexity["input_shape"]) == complexity["flops"]
+
+
+def test_what_the_metadata_says_of_pruning_is_recounted(bundle):
+    complexity = json.loads(Path("configs/metadata.json").read_text())["complexity"]
+    if "original" in complexity:
+        original = dict(complexity["original"])
+        definition = json.loads(Path("configs/inference.json").read_text())["network_def"]
+        del definition["_target_"]
+        network = LiteUNet(**definition | {"channels": original.pop("channels")})
+        shape = complexity["input_shape"]
+        assert original == {"parameters": count_parameters(network), "flops": count_flops(network, shape)}
+    weights = bundle / "models/model.pt"
+    if "nonzero_parameters" in complexity:
+        network = load_weights(read_network("inference"), weights)
+        nonzero = count_nonzero_parameters(network)
+        assert complexity["nonzero_parameters"] == nonzero
+        assert complexity["sparsity"] == round(1 - nonzero / complexity["parameters"], 6)
+        assert f"{nonzero:,} of the" in Path("docs/README.md").read_text()
+        assert weights.stat().st_size < 25e6
 
 
 def test_configs_keep_their_key_order_and_stand_alone(bundle):
