@@ -60,15 +60,16 @@ def print_table(pruned: PrunedBundle) -> None:
     for layer in pruned.layers:
         print(f"{layer.name:32}{layer.zeros:>14,} of {layer.weights:>12,} zero{layer.sparsity:>9.1%}")
     print(f"\n{'':24}{'original':>18}{'before':>18}{'after':>18}")
-    before, after = pruned.before, pruned.after
+    costs = (pruned.before, pruned.after)
     rows = {
-        "parameters": (pruned.original["parameters"], before.parameters, after.parameters),
-        "non-zero parameters": (None, before.nonzero_parameters, after.nonzero_parameters),
-        "FLOPs": (pruned.original["flops"], before.flops, after.flops),
-        "bytes of the weights": (None, before.file_bytes, after.file_bytes),
+        "parameters": [f"{value:,}" for value in (pruned.original["parameters"], *(c.parameters for c in costs))],
+        "non-zero parameters": ["", *(f"{c.nonzero_parameters:,}" for c in costs)],
+        "zeros": ["", *(f"{1 - c.nonzero_parameters / c.parameters:.1%}" for c in costs)],
+        "FLOPs": [f"{value:,}" for value in (pruned.original["flops"], *(c.flops for c in costs))],
+        "bytes of the weights": ["", *(f"{c.file_bytes:,}" for c in costs)],
     }
-    for name, values in rows.items():
-        print(f"{name:24}" + "".join(f"{'' if value is None else format(value, ','):>18}" for value in values))
+    for name, cells in rows.items():
+        print(f"{name:24}" + "".join(f"{cell:>18}" for cell in cells))
     print(f"\n{pruned.folder}")
 
 
