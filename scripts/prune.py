@@ -10,7 +10,7 @@ from pathlib import Path
 from common.channel_pruning import IMPORTANCES
 from common.errors import InputError, report_input_errors
 from common.pruning import METHODS
-from common.zoo.pruned import PrunedBundle, Pruning, write_pruned_bundle
+from common.zoo.pruned import Finetuning, PrunedBundle, Pruning, write_pruned_bundle
 
 EXAMPLE = """example: python scripts/prune.py --bundle bundles/kits_unet_segmentation --method channel --amount 0.5
   --output pruned/kits_unet_half_segmentation --finetune-epochs 20 --dataset_dir kits19"""
@@ -26,17 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--importance", default="l1", help=f"channel: {', '.join(IMPORTANCES)}")
     parser.add_argument("--output", type=Path, required=True, help="new bundle folder, ending in _segmentation")
     parser.add_argument("--finetune-epochs", type=int, default=0, metavar="N", help="prune while training so long")
+    parser.add_argument("--coarse-epochs", type=int, default=0, metavar="N", help="before, at half the slice size")
     parser.add_argument("--dataset_dir", type=Path, help="KiTS folder to fine-tune on")
     parser.add_argument("--split_file", help="cases to train and validate on")
     parser.add_argument("--learning_rate", type=float, help="of the fine-tuning; by default train.json's")
     arguments = parser.parse_args(arguments)
     report_input_errors()
 
+    epochs, coarse = arguments.finetune_epochs, arguments.coarse_epochs
     pruned = write_pruned_bundle(
         arguments.bundle,
         arguments.output,
         read_pruning(arguments),
-        arguments.finetune_epochs,
+        Finetuning(epochs, coarse) if epochs else None,
         arguments.dataset_dir,
         {key: getattr(arguments, key) for key in ("split_file", "learning_rate") if getattr(arguments, key)},
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +24,8 @@ from ..partition_model import (
     predict_pipeline,
     predict_slices,
 )
-from ..partitioning import partition
+from ..partitioning import partition, tabulate
+from .pages import format_markdown_table, replace_section
 
 KINDS = {"pipeline": "pipeline", "slices": "data, slices of one case", "cases": "data, whole cases"}
 MACHINES = (2, 4, 8, 16, 32, 64)
@@ -53,6 +52,11 @@ class Row:
     predicted_bytes: int
     loopback_bytes: int
 
+    @property
+    def error(self) -> float:
+        """By what share the model is above the measured time."""
+        return self.predicted_s / self.seconds - 1
+
 
 def compare(
     work: Work, link: Link, cores: int, micro_batches: int, measured: Mapping[tuple[str, int], Mapping]
@@ -67,17 +71,7 @@ def compare(
     alone = median(measured["cases", 1]["seconds"])
     rows = []
     for (kind, processes), result in measured.items():
-        starts = partition(work.layers, max_partitions=processes)
-        predicted = {
-            "pipeline": lambda: predict_pipeline(work, starts, link, micro_batches, cores),
-            "slices": lambda: predict_slices(work, processes, link, cores),
-            "cases": lambda: predict_cases(work, processes, cores),
-        }
-        sent = {
-            "pipeline": count_pipeline_bytes(work, starts),
-            "slices": count_slices_bytes(work, processes),
-            "cases": 0,
-        }
+        predicted_s, predicted_bytes = _predict(kind, processes, work, link, cores, micro_batches)
         seconds = median(result["seconds"])
         rows.append(
             Row(
@@ -87,14 +81,23 @@ def compare(
                 fastest_s=min(result["seconds"]),
                 slowest_s=max(result["seconds"]),
                 speedup=alone / seconds,
-                predicted_s=predicted[kind](),
+                predicted_s=predicted_s,
                 peak_gb=" ".join(f"{size / 1e9:.2f}" for size in result["peak_bytes"]),
                 received_bytes=result["received_bytes"],
-                predicted_bytes=sent[kind],
+                predicted_bytes=predicted_bytes,
                 loopback_bytes=int(result["loopback_bytes"]),
             )
         )
     return rows
+
+
+def _predict(kind: str, processes: int, work: Work, link: Link, cores: int, micro_batches: int) -> tuple[float, int]:
+    if kind == "pipeline":
+        starts = partition(work.layers, max_partitions=processes)
+        return predict_pipeline(work, starts, link, micro_batches, cores), count_pipeline_bytes(work, starts)
+    if kind == "slices":
+        return predict_slices(work, processes, link, cores), count_slices_bytes(work, processes)
+    return predict_cases(work, processes, cores), 0
 
 
 def foretell(work: Work) -> list[dict[str, object]]:
@@ -120,67 +123,58 @@ def foretell(work: Work) -> list[dict[str, object]]:
 
 def format_measured(rows: Sequence[Row], work: Work, link: Link, setting: Mapping[str, object]) -> str:
     """The measured table, and what stood around it, in Markdown."""
-    lines = [
+    weights = [f"{_weigh(work, parts):.1f} MB" for parts in (1, 2, 4)]
+    about = (
         f"`{Path(str(setting['bundle'])).name}`, {setting['slices']} slices in batches of {work.batch_size}, "
-        f"{setting['micro_batches']} batches in the pipeline at once; {platform.processor() or platform.machine()}, "
-        f"{os.cpu_count()} cores, one thread a process, torch {torch.__version__}; median of {setting['repeats']} runs "
-        f"(fastest to slowest). Link between two processes: {link.bytes_per_s / 1e9:.2f} GB/s, "
-        f"{1e3 * link.latency_s:.2f} ms.",
-        "",
-        "| mode | processes | seconds | speed-up | model | error | MB received | model | MB on the device | peak GB a rank |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+        f"{setting['micro_batches']} batches in the pipeline at once; {os.cpu_count()} cores, one thread a process, "
+        f"torch {torch.__version__}; median of {setting['repeats']} runs (fastest to slowest). Link between two "
+        f"processes: {link.bytes_per_s / 1e9:.2f} GB/s, {1e3 * link.latency_s:.2f} ms. Weights of the whole network: "
+        f"{weights[0]}, of the largest of 2 sub-models {weights[1]}, of 4 {weights[2]}."
+    )
+    cells = [
+        {
+            "mode": "one process" if row.processes == 1 else KINDS[row.kind],
+            "processes": f"{row.processes}",
+            "seconds": f"{row.seconds:.2f} ({row.fastest_s:.2f} to {row.slowest_s:.2f})",
+            "speed-up": f"{row.speedup:.2f}",
+            "model, seconds": "" if row.processes == 1 else f"{row.predicted_s:.2f} ({row.error:+.0%})",
+            "MB received": f"{row.received_bytes / 1e6:.1f}",
+            "model, MB": f"{row.predicted_bytes / 1e6:.1f}",
+            "MB on the device": f"{row.loopback_bytes / 1e6:.1f}",
+            "peak GB, rank by rank": row.peak_gb,
+        }
+        for row in rows
     ]
-    for row in rows:
-        name = "one process" if row.processes == 1 else KINDS[row.kind]
-        error = row.predicted_s / row.seconds - 1
-        lines.append(
-            f"| {name} | {row.processes} | {row.seconds:.2f} ({row.fastest_s:.2f} to {row.slowest_s:.2f}) "
-            f"| {row.speedup:.2f} | {row.predicted_s:.2f} | {error:+.0%} | {row.received_bytes / 1e6:.1f} "
-            f"| {row.predicted_bytes / 1e6:.1f} | {row.loopback_bytes / 1e6:.1f} | {row.peak_gb} |"
-        )
-    errors = [abs(row.predicted_s / row.seconds - 1) for row in rows]
-    lines += ["", f"The model's times are off by {median(errors):.0%} in the median, {max(errors):.0%} at most."]
-    return "\n".join(lines)
+    errors = [abs(row.error) for row in rows if row.processes > 1]
+    accuracy = f"The model's times are off by {median(errors):.0%} in the median, {max(errors):.0%} at most."
+    return f"{about}\n\n{format_markdown_table(cells)}\n\n{accuracy}"
+
+
+def _weigh(work: Work, parts: int) -> float:
+    """Megabytes of the weights of the largest sub-model."""
+    return 4e-6 * max(part.parameters for part in tabulate(work.layers, partition(work.layers, max_partitions=parts)))
 
 
 def format_forecast(rows: Sequence[Mapping[str, object]]) -> str:
-    """The forecast in Markdown: one line for every computing speed, link and mode."""
-    lines = [
-        "| each machine | link | mode | " + " | ".join(str(machines) for machines in MACHINES) + " |",
-        "|---|---|---|" + "--:|" * len(MACHINES),
-    ]
+    """The forecast in Markdown, one line for every computing speed, link and mode, and who wins."""
+    lines = []
     for speed in SPEEDS:
         for link in LINKS:
             for kind in ("pipeline", "slices"):
-                cells = [r[kind] for r in rows if (r["computing"], r["link"]) == (speed, link)]
-                texts = ["-" if cell is None else f"{cell:.2f}" for cell in cells]
-                lines.append(f"| {speed} | {link} | {KINDS[kind]} | " + " | ".join(texts) + " |")
-    lines.append(f"| any | any | {KINDS['cases']} | " + " | ".join(f"{m:.2f}" for m in MACHINES) + " |")
+                cells = {r["machines"]: r[kind] for r in rows if (r["computing"], r["link"]) == (speed, link)}
+                speedups = {f"{m}": "-" if cells[m] is None else f"{cells[m]:.2f}" for m in MACHINES}
+                lines.append({"each machine": speed, "link": link, "mode": KINDS[kind], **speedups})
+    speedups = {f"{m}": f"{m:.2f}" for m in MACHINES}
+    lines.append({"each machine": "any", "link": "any", "mode": KINDS["cases"], **speedups})
     possible = [row for row in rows if row["pipeline"] is not None]
     by_slices = sum(row["slices"] > row["pipeline"] for row in possible)
     by_cases = sum(row["cases"] > row["pipeline"] for row in possible)
-    lines += [
-        "",
+    verdict = (
         f"Of the {len(possible)} points that both modes reach, sharing the slices of one case is faster than the "
         f"pipeline in {by_slices}, sharing whole cases in {by_cases}. The best pipeline is "
-        f"{max(row['pipeline'] for row in possible):.1f} times as fast as one machine.",
-    ]
-    return "\n".join(lines)
-
-
-def replace_section(text: str, name: str, content: str) -> str:
-    """
-    A page with other content between `<!-- name -->` and `<!-- /name -->`.
-
-    Raises:
-        InputError: when the page has no such place.
-    """
-    replaced, count = re.subn(
-        rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m: m[1] + content + m[2], text, flags=re.DOTALL
+        f"{max(row['pipeline'] for row in possible):.1f} times as fast as one machine."
     )
-    if count != 1:
-        raise InputError(f"partitioning.md: expected one place between <!-- {name} --> and its end, found {count}.")
-    return replaced
+    return f"{format_markdown_table(lines)}\n\n{verdict}"
 
 
 def write_report(
@@ -195,16 +189,14 @@ def write_report(
     page = folder / "partitioning.md"
     if not page.is_file():
         raise InputError(f"{page}: expected the page to write the tables to, found none.")
-    text = replace_section(page.read_text(), "measured", format_measured(rows, work, link, setting))
-    text = replace_section(text, "forecast", format_forecast(forecast))
+    replace_section(page, "measured", format_measured(rows, work, link, setting))
+    replace_section(page, "forecast", format_forecast(forecast))
     with replace_file(folder / "partitioning.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     with replace_file(folder / "partitioning.png") as temporary:
         draw(rows, forecast).savefig(temporary, dpi=110, metadata={"Software": None})
-    with replace_file(page) as temporary:
-        temporary.write_text(text)
 
 
 def draw(rows: Sequence[Row], forecast: Sequence[Mapping]) -> Figure:
@@ -231,10 +223,10 @@ def draw(rows: Sequence[Row], forecast: Sequence[Mapping]) -> Figure:
     foretold.set_yscale("log", base=2)
     for axis in (foretold.xaxis, foretold.yaxis):
         axis.set_major_formatter("{x:g}")
-    foretold.set(xlabel="machines", title="forecast, one case")
+    foretold.set(xlabel="machines", title="forecast, machines as fast as a core of this one")
     for axes in (measured, foretold):
         axes.set_ylabel("speed-up over one process")
         axes.set_ylim(bottom=0.5 if axes is foretold else 0)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, handlelength=3.5)
     return figure

@@ -48,7 +48,7 @@ def test_the_table_holds_what_the_bundles_give(benchmark, weighted_bundle, phant
     assert int(whole["parameters"]) == 53_027 and int(half["flops"]) < 0.3 * int(whole["flops"])
 
     sparse = read_rows(docs)[-1]
-    bundle = work / f"{weighted_bundle.name}_magnitude_0.9_0"
+    bundle = work / f"{weighted_bundle.name}_magnitude_0.9_0_0"
     network = pruning_report.open_bundle(bundle).get_parsed_content("network")
     assert int(sparse["nonzero_parameters"]) == count_nonzero_parameters(network) < 0.12 * 53_027
     assert int(sparse["flops"]) == count_flops(network) == int(whole["flops"])

@@ -120,11 +120,12 @@ def test_groupnorm_keeps_multiples_of_its_groups(prune, sd_bundle, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method, options", [("channel", {"amount": "0.5"}), ("magnitude", {"amount": "0.7"})])
 def test_a_finetuned_bundle_is_trained_pruned_and_runs(
-    prune, weighted_bundle, phantoms, tmp_path, monkeypatch, method, options
+    prune, weighted_bundle, phantoms, tmp_path, monkeypatch, method, options, capfd
 ):
     output = tmp_path / "tuned_segmentation"
-    tuning = {"finetune-epochs": 2, "dataset_dir": phantoms}
+    tuning = {"finetune-epochs": 2, "coarse-epochs": int(method == "channel"), "dataset_dir": phantoms}
     assert prune(words(weighted_bundle, method, output, **options, **tuning)) == 0
+    assert capfd.readouterr().out.count("epoch 1/1 ") == (1 if method == "channel" else 0)
     tuned = assert_verifies(output, monkeypatch)
     plain = tmp_path / "plain_segmentation"
     prune(words(weighted_bundle, method, plain, **options))
