@@ -80,7 +80,11 @@ VARIANTS = (
         summary="the dense U-Net with a quarter of its channels left and weights below a threshold zeroed (Algorithm II)",
         reference="Rao et al., Optimizing Inference Distribution for Efficient Kidney Tumor Segmentation Using a UNet-PWP Deep-Learning Model with XAI on CT Scan Images, Diagnostics 2023, 13(20), 3244, doi:10.3390/diagnostics13203244",
         network={"channels": [16, 32, 64, 128, 256]},
-        pruning={"pretrained": "$@bundle_root + '/models/dense/model.pt'", "method": "sigma"},
+        pruning={
+            "pretrained": "$@bundle_root + '/models/dense/model.pt'",
+            "method": "sigma",
+            "importance": "taylor",
+        },
         original={"channels": [64, 128, 256, 512, 1024]},
     ),
     Variant(
