@@ -86,6 +86,7 @@ VARIANTS = (
             "importance": "taylor",
         },
         original={"channels": [64, 128, 256, 512, 1024]},
+        trained="51 slices of 19 KiTS19 cases (kits19-slices, the training cases of fold_1.json), for trying things out",
     ),
     Variant(
         name="kits_pocket_unet_segmentation",
