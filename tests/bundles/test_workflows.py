@@ -123,7 +123,7 @@ def test_the_recipe_of_a_pruned_network_from_training_to_segmentation(name, copy
     data = {"dataset_dir": phantoms, **SMALL}
     dense = {"network_def#channels": "[64,64,128,256,512]", "ckpt_dir": "models/dense"} if name == PWP else {}
     run_well(bundle, "train", epochs=1, **data, **dense)
-    run_well(bundle, "train", "prune", epochs=2, **data)
+    run_well(bundle, "train", "prune", epochs=2, importance="l1", **data)
     pruned = load_weights(read_network(bundle), bundle / "models/pruned/model.pt")
     settings = json.loads((bundle / "configs/prune.json").read_text())
     if name == WP:
