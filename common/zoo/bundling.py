@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
@@ -18,8 +18,10 @@ from typing import Any
 
 from .. import __version__
 from ..complexity import count_nonzero_parameters, count_parameters, measure_complexity
+from ..exporting import hash_file
 from ..files import replace_file
 from ..networks import LiteUNet, load_weights
+from .records import read_record
 from .variants import VARIANTS, Variant
 
 SOURCE = Path(__file__).parents[1]
@@ -77,13 +79,14 @@ def render(variant: Variant) -> dict[str, bytes]:
         "name": variant.name,
         "title": variant.title,
         "summary": variant.summary,
-        "weights": describe_weights(metadata["complexity"], variant.trained) if variant.trained else NO_WEIGHTS,
+        "weights": describe_weights(metadata),
         "reference": variant.reference,
         "parameters": f"{metadata['complexity']['parameters']:,}",
         "flops": f"{metadata['complexity']['flops']:,}",
         "epochs": json.loads(files["configs/train.json"])["epochs"],
         "dense_first": DENSE_FIRST.format(**variant.original) if variant.original else "",
     }
+    files["docs/requirements.txt"] = render_requirements(metadata).encode()
     files["docs/README.md"] = Template(files["docs/README.md"].decode()).substitute(values).encode()
     return files
 
@@ -102,14 +105,22 @@ def render_metadata(variant: Variant) -> dict[str, Any]:
         "references": [variant.reference, *metadata["references"]],
     }
     network = LiteUNet(**variant.network)
-    if variant.trained:
-        load_weights(network, BUNDLES / variant.name / "models/model.pt")
-    complexity = {"input_shape": list(input_shape), **count_complexity(network, input_shape)}
-    metadata["complexity"] |= complexity | (count_zeros(network) if variant.trained else {})
+    metadata["complexity"] |= {"input_shape": list(input_shape), **count_complexity(network, input_shape)}
+    if record := read_record(variant.name):
+        weights = BUNDLES / variant.name / "models/model.pt"
+        metadata["complexity"] |= count_zeros(load_weights(network, weights))
+        metadata |= {"weights": render_weights(weights, record), **render_scores(variant, record)}
     if variant.original:
         original = LiteUNet(**variant.network | variant.original)
         metadata["complexity"]["original"] = {**variant.original, **count_complexity(original, input_shape)}
     return metadata
+
+
+def render_requirements(metadata: Mapping[str, Any]) -> str:
+    """What pip installs for a bundle on its own; torch first, so that nothing pulls another."""
+    pins = {package: metadata[key] for key, package in VERSION_KEYS.items()}
+    pins = {"torch": pins.pop("torch"), **pins}
+    return "".join(f"{name}=={pin}\n" for name, pin in (pins | metadata["required_packages_version"]).items())
 
 
 def count_complexity(network: LiteUNet, input_shape: Sequence[int]) -> dict[str, int]:
@@ -124,12 +135,50 @@ def count_zeros(network: LiteUNet) -> dict[str, float]:
     return {"nonzero_parameters": nonzero, "sparsity": round(1 - nonzero / parameters, 6)}
 
 
-def describe_weights(complexity: dict[str, Any], trained: str) -> str:
-    """A sentence of the README about `models/model.pt`."""
-    return (
-        f"Weights: trained on {trained}; {complexity['nonzero_parameters']:,} of the {complexity['parameters']:,}"
-        " parameters are not zero."
+def render_weights(weights: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `metadata.json` says of the file of weights."""
+    return {
+        "file": "models/model.pt",
+        "bytes": weights.stat().st_size,
+        "sha256": hash_file(weights),
+        "license": "CC BY-NC-SA 4.0",
+        "trained_on": record["trained_on"],
+    }
+
+
+def render_scores(variant: Variant, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `metadata.json` says of Dice, and how it is computed anew; empty where it was not measured."""
+    if "cross_validation" not in record:
+        return {}
+    verify = f"python scripts/verify_bundles.py bundles/{variant.name} --dataset_dir kits19-slices"
+    predictions = f"docs/cross_validation/{variant.name}"
+    return {
+        "scores": {
+            "data": "kits19-slices: 66 slices of 28 KiTS19 cases, chosen where there is kidney or tumour",
+            "metric": "Dice pooled over all pixels of all slices, on the slices' own grid",
+            "protocol": "docs/protocol.md",
+            "cross_validation": record["cross_validation"] | {"predictions": predictions, "command": verify},
+            "shipped_weights": record["shipped_weights"] | {"command": verify},
+        }
+    }
+
+
+def describe_weights(metadata: Mapping[str, Any]) -> str:
+    """What the README says about `models/model.pt`."""
+    if "weights" not in metadata:
+        return NO_WEIGHTS
+    complexity = metadata["complexity"]
+    text = (
+        f"Weights: trained on {metadata['weights']['trained_on']}; {complexity['nonzero_parameters']:,} of the"
+        f" {complexity['parameters']:,} parameters are not zero."
     )
+    if "scores" in metadata:
+        held_out = metadata["scores"]["cross_validation"]
+        text += (
+            " Dice on kits19-slices, pooled over the held-out cases of three folds:"
+            f" {held_out['kidney_and_tumor']:.3f} for kidney and tumour, {held_out['tumor']:.3f} for tumour."
+        )
+    return text
 
 
 def write_bundle(variant: Variant, bundles_dir: Path) -> Path:

@@ -20,8 +20,9 @@ from ..errors import InputError
 from ..networks import LiteUNet, load_weights
 from ..networks.weights import save_weights
 from ..pruning import METHODS, LayerSparsity, measure_sparsity, prune_weights
-from .bundling import NO_WEIGHTS, count_complexity, count_zeros, describe_weights
+from .bundling import NO_WEIGHTS, count_complexity, count_zeros, describe_weights, render_weights
 
+TRAINED_ON = "the cases that the bundle pruned here was trained or fine-tuned on"
 NOT_COPIED = shutil.ignore_patterns("eval", "models", "__pycache__")
 
 
@@ -201,11 +202,13 @@ def _write_card(
     original = complexity.setdefault("original", {"channels": list(network.channels), **before})
     complexity |= after | count_zeros(pruned) | {"pruning": [*complexity.get("pruning", []), asdict(pruning)]}
     metadata["name"] = metadata["name"].removesuffix(", pruned") + ", pruned"
+    # whatever was measured of the given weights does not hold for these
+    metadata.pop("scores", None)
+    metadata["weights"] = render_weights(bundle / "models/model.pt", {"trained_on": TRAINED_ON})
     (bundle / "configs/metadata.json").write_text(json.dumps(metadata, indent=4) + "\n")
     readme = bundle / "docs/README.md"
     text = readme.read_text()
     for key, old in before.items():
         text = text.replace(f"{old:,}", f"{after[key]:,}")
-    sentence = describe_weights(complexity, "the cases that the bundle pruned here was trained or fine-tuned on")
-    readme.write_text(re.sub(rf"{NO_WEIGHTS}|Weights: .*? not zero\.", sentence, text))
+    readme.write_text(re.sub(rf"{NO_WEIGHTS}|Weights: .*", describe_weights(metadata), text))
     return original

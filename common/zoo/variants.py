@@ -16,11 +16,12 @@ class Variant:
     One bundle: its folder name, how people call the network, and what differs from the skeleton.
 
     Args:
-        network: arguments of `LiteUNet`, JSON-able.
+        network: arguments of `LiteUNet`, JSON-able; with a `_target_`, of another class.
         training: values of `train.json` that differ.
         pruning: values of `prune.json` that differ.
         original: arguments that differ in the network before its channels were pruned; empty where none were.
-        trained: what the weights that ship were trained on; empty where none ship.
+        stages: of its training by the protocol, see `common.zoo.protocol`.
+        pruned_from: bundle with whose weights its training begins.
     """
 
     name: str
@@ -31,7 +32,8 @@ class Variant:
     training: dict[str, Any] = field(default_factory=dict)
     pruning: dict[str, Any] = field(default_factory=dict)
     original: dict[str, Any] = field(default_factory=dict)
-    trained: str = ""
+    stages: tuple[str, ...] = ("coarse", "fine")
+    pruned_from: str = ""
 
 
 VARIANTS = (
@@ -41,7 +43,7 @@ VARIANTS = (
         summary="the dense U-Net, the baseline that the others are measured against",
         reference="Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015, arXiv:1505.04597",
         network={"channels": [64, 128, 256, 512, 1024]},
-        training={"learning_rate": 0.0003},
+        training={"learning_rate": 0.001},
     ),
     Variant(
         name="kits_wp_unet_segmentation",
@@ -56,7 +58,8 @@ VARIANTS = (
             "norm_bottleneck": False,
             "dropout": 0.5,
         },
-        training={"learning_rate": 0.002},
+        training={"learning_rate": 0.003},
+        stages=("coarse", "sparse"),
     ),
     Variant(
         name="kits_sd_unet_segmentation",
@@ -73,6 +76,7 @@ VARIANTS = (
             "upsample": "nearest",
             "refine": True,
         },
+        training={"learning_rate": 0.001},
     ),
     Variant(
         name="kits_unet_pwp_segmentation",
@@ -80,13 +84,15 @@ VARIANTS = (
         summary="the dense U-Net with a quarter of its channels left and weights below a threshold zeroed (Algorithm II)",
         reference="Rao et al., Optimizing Inference Distribution for Efficient Kidney Tumor Segmentation Using a UNet-PWP Deep-Learning Model with XAI on CT Scan Images, Diagnostics 2023, 13(20), 3244, doi:10.3390/diagnostics13203244",
         network={"channels": [16, 32, 64, 128, 256]},
+        training={"learning_rate": 0.003},
         pruning={
             "pretrained": "$@bundle_root + '/models/dense/model.pt'",
             "method": "sigma",
             "importance": "taylor",
         },
         original={"channels": [64, 128, 256, 512, 1024]},
-        trained="51 slices of 19 KiTS19 cases (kits19-slices, the training cases of fold_1.json), for trying things out",
+        stages=("narrow", "sparse"),
+        pruned_from="kits_unet_segmentation",
     ),
     Variant(
         name="kits_pocket_unet_segmentation",
@@ -94,7 +100,36 @@ VARIANTS = (
         summary="the U-Net with 16 channels on every level",
         reference="Celaya et al., PocketNet: A Smaller Neural Network for Medical Image Analysis, IEEE Transactions on Medical Imaging 2023, 42(4), 1172-1184, arXiv:2104.10745",
         network={"channels": [16, 16, 16, 16, 16]},
-        training={"learning_rate": 0.002},
+        training={"learning_rate": 0.003},
+    ),
+)
+
+# public networks trained by the same protocol to compare with; no bundles
+BASELINES = (
+    Variant(
+        name="basic_unet",
+        title="MONAI BasicUNet",
+        summary="the 2-D U-Net of MONAI with its default widths",
+        reference="https://docs.monai.io/en/stable/networks.html#basicunet",
+        network={"_target_": "BasicUNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 3},
+        training={"learning_rate": 0.003},
+    ),
+    Variant(
+        name="dyn_unet",
+        title="DynUNet, nnU-Net's 2-D shape",
+        summary="MONAI's DynUNet as nnU-Net plans it for 256 x 256: seven levels, 32 to 512 channels, instance normalization",
+        reference="Isensee et al., nnU-Net, Nature Methods 2021, doi:10.1038/s41592-020-01008-z",
+        network={
+            "_target_": "DynUNet",
+            "spatial_dims": 2,
+            "in_channels": 1,
+            "out_channels": 3,
+            "kernel_size": [3] * 7,
+            "strides": [1] + [2] * 6,
+            "upsample_kernel_size": [2] * 6,
+            "filters": [32, 64, 128, 256, 512, 512, 512],
+        },
+        training={"learning_rate": 0.001},
     ),
 )
 
