@@ -19,7 +19,7 @@ from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
 from common.zoo.bundling import PACKAGE
 
-SCHEMA = Path(__file__).resolve().parents[1] / "data" / "meta_schema_20240725.json"
+SCHEMA = BUNDLES.parent / "common/zoo/meta_schema_20240725.json"
 # the config files of a workflow, and what MONAI calls it
 WORKFLOWS = {
     ("train",): "train",
