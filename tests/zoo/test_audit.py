@@ -1,0 +1,254 @@
+"""docs/audit.md: its tables are what the networks give, its verdicts follow from the numbers."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from common.complexity import count_parameters
+from common.errors import InputError
+from common.layer_graph import measure_layers
+from common.networks import LiteUNet
+from common.pruning import SigmaThreshold
+from common.zoo import claims
+from common.zoo.audit import SECTIONS, SIGMA_RATIOS, write_audit
+from common.zoo.claims import FULL, POCKET, VERDICTS, build, collect_findings, judge, judge_all
+from common.zoo.paper_counts import (
+    compute_sigma_share,
+    compute_valid_size,
+    convert_dice_to_iou,
+    convert_iou_to_dice,
+    count_as_tensorflow,
+    count_conv,
+    count_pocketnet,
+    count_stem_network,
+    count_weights,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/audit.md").read_text()
+PLACE = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
+
+
+def find_verdicts() -> dict[str, str]:
+    return {finding.claim: finding.verdict for finding in collect_findings()}
+
+
+# ---- the page
+
+
+def test_the_page_is_what_the_command_writes(tmp_path):
+    page = tmp_path / "audit.md"
+    page.write_text(PLACE.sub("<!-- \\1 -->\n<!-- /\\1 -->", PAGE))
+    assert page.read_text() != PAGE
+    write_audit(page)
+    assert page.read_text() == PAGE, "run python scripts/audit.py"
+    assert [name for name, _ in PLACE.findall(PAGE)] == list(SECTIONS)
+
+
+def test_the_command_writes_one_changed_digit_back(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import audit
+
+    page = tmp_path / "audit.md"
+    page.write_text(PAGE.replace("1,244,035", "1,244,036"))
+    assert page.read_text() != PAGE
+    assert audit.main(["--page", str(page)]) == 0 and page.read_text() == PAGE
+    assert audit.PAGE.read_text() == PAGE
+    sys.modules.pop("audit")
+
+
+def test_a_number_between_the_tables_is_one_that_is_quoted():
+    prose = re.sub(r"`[^`]*`|\]\([^)]*\)|\[(?:arXiv|doi):[^]]*", " ", PLACE.sub("", PAGE))
+    numbers = set(re.findall(r"\d[\d,.]*\d", prose))
+    claimed = " ".join(finding.claim for finding in collect_findings())
+    quoted = {number for number in numbers if re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d.,]*\d)", claimed)}
+    assert len(quoted) > 4
+    # years; sizes and settings; what the papers print besides
+    settings = {"256", "12", "16", "27", "64"}
+    printed = {"62.4", "62.04", "0.5601", "93.62", "0.066", "210", "300", "98", "97.3", "97.91", "97.8"}
+    assert {n for n in numbers - quoted if not n.startswith("20")} <= settings | printed
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [(None, "expected the page to write the tables to"), ("no places", "expected one place between <!-- summary -->")],
+)
+def test_a_page_that_cannot_be_written_is_told_in_one_line(tmp_path, text, words):
+    page = tmp_path / "audit.md"
+    if text is not None:
+        page.write_text(text)
+    with pytest.raises(InputError, match=words):
+        write_audit(page)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ([] if text is None else [text])
+
+
+# ---- verdicts
+
+
+@pytest.mark.parametrize(
+    "printed, found, explained, verdict",
+    [
+        (150_049, 150_049, None, "exact"),
+        (150_049, 150_050, None, "nearly"),
+        (50_000, 52_993, None, "nearly"),  # rounds to the one digit
+        (51_000, 52_993, None, "not reproduced"),
+        (3.9e6, 3_926_659, None, "nearly"),
+        (3.9e6, 3_960_000, None, "not reproduced"),
+        (7.8e6, 16.7e9, 7.83e6, "artefact"),
+        (7.8e6, 16.7e9, 7.9e6, "not reproduced"),
+        (7.8e6, 7.8e6, 7.8e6, "exact"),
+        (1_297_441, 1_244_035, None, "not reproduced"),
+        (0.428, 0.961, None, "not reproduced"),
+    ],
+)
+def test_the_verdict_follows_from_the_numbers(printed, found, explained, verdict):
+    assert judge(printed, found, explained) == verdict
+
+
+def test_of_several_numbers_the_worst_decides():
+    assert judge_all([1000, 2000], [1000, 2000]) == "exact"
+    assert judge_all([1000, 2000], [1000, 2001]) == "nearly"
+    assert judge_all([1000, 2000], [1001, 5000]) == "not reproduced"
+    assert judge_all([1000, 2000], [1000]) == judge_all([1000], [1000, 2000]) == "not reproduced"
+
+
+def test_every_paper_has_findings_with_known_verdicts():
+    findings = collect_findings()
+    assert {finding.verdict for finding in findings} == set(VERDICTS)
+    assert all(sum(finding.paper == paper for finding in findings) >= 3 for paper in claims.AUDITS)
+
+
+@pytest.mark.parametrize("column", [0, 1])
+def test_one_other_digit_in_table_2_is_no_longer_exact(monkeypatch, column):
+    claim = "17 sub-models by Algorithm I"
+    assert find_verdicts()[claim] == "exact"
+    changed = [list(row) for row in claims.TABLE_2]
+    changed[8][column] += 1
+    monkeypatch.setattr(claims, "TABLE_2", [tuple(row) for row in changed])
+    assert find_verdicts()[claim] != "exact"
+    monkeypatch.setattr(claims, "TABLE_2", claims.TABLE_2[:-1])
+    assert find_verdicts()[claim] == "not reproduced"
+
+
+def test_a_network_that_is_built_otherwise_is_no_longer_exact(monkeypatch):
+    claim = "31,030,723 parameters, 96,200,556,544 FLOPs"
+    assert find_verdicts()[claim] == "exact"
+    monkeypatch.setitem(claims.ROWS, "UNet-PWP", claims.ROWS["UNet-PWP"] | {"out_channels": 2})
+    build.cache_clear()
+    try:
+        assert find_verdicts()[claim] == "nearly"
+    finally:
+        build.cache_clear()
+
+
+# ---- counts
+
+
+@pytest.mark.parametrize(
+    "layer, taps",
+    [
+        (nn.Conv2d(3, 5, 3), 9),
+        (nn.Conv2d(3, 5, 7), 49),
+        (nn.Conv3d(3, 5, 3), 27),
+        (nn.Conv3d(3, 5, 1), 1),
+        (nn.ConvTranspose2d(3, 5, 2, stride=2), 4),
+        (nn.ConvTranspose3d(3, 5, (1, 2, 2), stride=(1, 2, 2)), 4),
+    ],
+)
+def test_a_convolution_has_the_parameters_of_torch_s(layer, taps):
+    assert count_conv(3, 5, taps) == count_parameters(layer)
+
+
+@pytest.mark.parametrize("channels", [POCKET, FULL, [4, 6], [3, 5, 4]])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_pocketnet_s_2d_code_is_our_network(channels, outputs):
+    with torch.device("meta"):
+        network = LiteUNet(out_channels=outputs, channels=channels, num_convs=[2] * len(channels))
+    assert count_pocketnet(channels, 9, outputs=outputs) == count_parameters(network)
+
+
+@pytest.mark.parametrize(
+    "taps, block, outputs, expected",
+    [
+        (9, "U-Net", 1, (52_993, 1_940_817)),
+        (9, "U-Net", 3, (53_027, 1_940_851)),
+        (27, "U-Net", 1, (150_049, 5_470_833)),
+        (27, "U-Net", 2, (150_066, 5_470_850)),
+        (27, "U-Net", 3, (150_083, 5_470_867)),
+        (27, "DenseNet", 1, (241_265, 8_127_249)),
+    ],
+)
+def test_pocketnet_s_numbers_are_the_published_ones(taps, block, outputs, expected):
+    assert tuple(count_pocketnet(channels, taps, block, outputs) for channels in (POCKET, FULL)) == expected
+
+
+@pytest.mark.parametrize("block, expected", [("U-Net", (36_433, 544_081)), ("DenseNet", (41_921, 625_841))])
+def test_the_stem_network_has_the_numbers_of_table_2(block, expected):
+    assert tuple(count_stem_network(channels[:4], block) for channels in (POCKET, FULL)) == expected
+
+
+def test_weights_are_the_kernels_alone():
+    network = LiteUNet(channels=(4, 8), num_convs=(1, 1), norm="batch")
+    without_bias = 9 * 4 + 9 * 4 * 8 + 4 * 8 * 4 + 9 * 8 * 4 + 9 * 4 * 4 + 4 * 3
+    assert count_weights(network) == without_bias < count_parameters(network)
+
+
+def test_tensorflow_s_count_is_the_arithmetic_of_a_small_network():
+    layers = measure_layers(LiteUNet(channels=(2, 4), num_convs=(1, 1)), (1, 1, 8, 8))
+    up = 2 * 4 * 4 * 2 * 64  # 2 x 2 taps on the doubled grid
+    convs = 2 * 9 * 64 * (1 * 2 + 4 * 2 + 2 * 2) + 2 * 9 * 16 * (2 * 4) + 2 * 64 * 2 * 3
+    biases = 64 * (2 + 2 + 2 + 2 + 3) + 16 * 4
+    assert list(count_as_tensorflow(layers).values()) == [convs + up, biases, 4 * 16 * 2, 2]
+
+
+def test_tensorflow_s_count_of_the_u_net_is_the_published_one_part_by_part():
+    counts = list(count_as_tensorflow(measure_layers(build("UNet"))).values())
+    assert counts == [109_085_458_432, 40_042_496, 7_864_320, 8] and sum(counts) == 109_133_365_256
+
+
+@pytest.mark.parametrize("size", [572, 540, 188])
+def test_the_valid_size_is_that_of_convolutions_without_padding(size):
+    kernel, up = torch.empty(1, 1, 3, 3, device="meta"), torch.empty(1, 1, 2, 2, device="meta")
+    x = torch.empty(1, 1, size, size, device="meta")
+    for level in range(9):
+        x = functional.conv2d(functional.conv2d(x, kernel), kernel)
+        if level < 4:
+            x = functional.max_pool2d(x, 2)
+        elif level < 8:
+            x = functional.conv_transpose2d(x, up, stride=2)
+    assert compute_valid_size(size) == x.shape[-1]
+
+
+# ---- conversions
+
+
+def test_dice_and_iou_of_masks_convert_into_each_other():
+    masks = torch.rand(2, 50, 30, generator=torch.Generator().manual_seed(0)) < torch.linspace(0.1, 0.9, 50)[:, None]
+    both = (masks[0] & masks[1]).sum(1)
+    dice, iou = 2 * both / masks.sum(2).sum(0), both / (masks[0] | masks[1]).sum(1)
+    for d, i in zip(dice.tolist(), iou.tolist()):
+        assert convert_dice_to_iou(d) == pytest.approx(i) and convert_iou_to_dice(i) == pytest.approx(d)
+    # and of means the formula is a bound
+    assert iou.mean() > convert_dice_to_iou(dice.mean().item())
+    assert dice.mean() < convert_iou_to_dice(iou.mean().item())
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("ratio", SIGMA_RATIOS)
+def test_algorithm_2_zeroes_the_share_that_the_error_function_gives(ratio, signed):
+    # quantiles, so that no chance is in it
+    weights = torch.special.ndtri((torch.arange(200_001, dtype=torch.float64) + 0.5) / 200_001)
+    kept = SigmaThreshold(ratio, signed).compute_mask(weights, torch.ones_like(weights)).mean().item()
+    assert 1 - kept == pytest.approx(compute_sigma_share(ratio, signed), abs=1e-4)
+
+
+def test_the_shares_are_those_of_the_tables_of_the_normal_distribution():
+    shares = [compute_sigma_share(ratio, signed) for ratio, signed in [(0.6745, False), (1.0, False), (0.5, True)]]
+    assert shares == pytest.approx([0.5, 0.6827, 0.6915], abs=1e-4)
