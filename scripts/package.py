@@ -1,0 +1,44 @@
+"""Write the files of a release, a zip a bundle with checksums and a catalog; or check zips without unpacking them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import InputError, report_input_errors
+from common.zoo.packaging import check_zip, package_bundles
+
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, epilog="example: python scripts/package.py --output dist")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--output", type=Path, help="folder to write; replaced where this script wrote it")
+    task.add_argument("--check", type=Path, nargs="+", metavar="ZIP", help="zips to check, one line each")
+    parser.add_argument("--bundle", type=Path, nargs="+", help="folders, or names in bundles/; by default all of them")
+    parser.add_argument("--base-url", help="where the zips will be downloaded from; by default the output folder")
+    arguments = parser.parse_args(arguments)
+    report_input_errors()
+    if arguments.check:
+        return 0 if all([check(path) for path in arguments.check]) else 1  # a list: every zip is checked
+    given = arguments.bundle or sorted(path for path in BUNDLES.glob("[!.]*") if path.is_dir())
+    bundles = [path if path.is_dir() else BUNDLES / path for path in given]
+    for card in package_bundles(bundles, arguments.output, arguments.base_url):
+        print(f"{arguments.output / card['zip']}: {card['bytes']:,} bytes, sha256 {card['sha256']}")
+    return 0
+
+
+def check(path: Path) -> bool:
+    try:
+        print(f"{path}: {check_zip(path)}")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

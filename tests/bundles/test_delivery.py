@@ -1,0 +1,171 @@
+"""A bundle as a stranger gets it: downloaded, run and loaded from an empty folder, where this repository is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from bundle_runs import NAMES, POCKET, run_well
+
+from common.networks import LiteUNet
+from common.networks.weights import save_weights
+from common.zoo import bundling
+from common.zoo.bundling import PACKAGE, write_bundle
+from common.zoo.packaging import check_zip, package_bundles
+from common.zoo.variants import VARIANTS
+
+WP = NAMES[1]
+NEXT = f"{PACKAGE}_next"
+# what a Python does first when it finds this as sitecustomize.py
+NO_REPOSITORY = """
+import sys
+
+class NoRepository:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "common":
+            raise ModuleNotFoundError("No module named 'common'", name=name)
+
+sys.meta_path.insert(0, NoRepository)
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> Path:
+    """An empty folder; processes started in this test know no `common` and ask no proxy."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(NO_REPOSITORY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (tmp_path / "elsewhere").mkdir()
+    return tmp_path / "elsewhere"
+
+
+def run_python(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """`python` in a folder."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def release(weighted_bundle, tmp_path) -> Path:
+    """The zip of a released bundle."""
+    (card,) = package_bundles([weighted_bundle], tmp_path / "dist")
+    return tmp_path / "dist" / card["zip"]
+
+
+@pytest.fixture
+def url(release) -> Iterator[str]:
+    """Where a web server has it."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(release.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/{release.name}"
+        server.shutdown()
+
+
+def download(url: str, folder: Path) -> Path:
+    """What `python -m monai.bundle download` makes of a URL in a folder."""
+    words = ["--name", POCKET, "--url", url, "--bundle_dir", "zoo"]
+    done = run_python(folder, "-m", "monai.bundle", "download", *words)
+    assert done.returncode == 0, done.stderr
+    return folder / "zoo" / POCKET
+
+
+def test_the_repository_cannot_be_imported_there(elsewhere):
+    done = run_python(elsewhere, "-c", "import common")
+    assert done.returncode == 1 and "No module named 'common'" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_bundle_downloaded_from_a_web_server_is_the_released_one(url, weighted_bundle, elsewhere):
+    bundle = download(url, elsewhere)
+    assert read_folder(bundle) == read_folder(weighted_bundle)
+    assert check_zip(bundle.with_suffix(".zip")) == "whole; no SHA256SUMS beside it"
+
+
+@pytest.mark.slow
+def test_a_downloaded_bundle_segments_trains_and_evaluates_from_an_empty_folder(release, elsewhere, phantoms, tmp_path):
+    bundle = download(release.as_uri(), tmp_path)
+    shipped = (bundle / "models/model.pt").read_bytes()
+    run = {"cwd": elsewhere, "dataset_dir": phantoms, "spatial_size": "[32,32]"}
+    run_well(bundle, "inference", output_dir=elsewhere / "out", **run)
+    assert len(list((elsewhere / "out").glob("*.nii.gz"))) == 4
+    assert "epoch 1/1" in run_well(bundle, "train", epochs=1, **run)
+    assert (bundle / "models/model.pt").read_bytes() != shipped
+    run_well(bundle, "train", "evaluate", **run)
+    assert json.loads((bundle / "eval/summary.json").read_text())["cases"] == 1
+    assert {path.name for path in elsewhere.iterdir()} == {"out"}
+
+
+# ---- monai.bundle.load: one line per bundle, sys.path.append(folder), makes it work from anywhere
+
+LOAD = """
+import sys
+import monai.bundle
+import torch
+
+def load(zoo, name):
+    return monai.bundle.load(name, bundle_dir=zoo, workflow_type="inference", device="cpu", source="github").eval()
+
+names, output = sys.argv[1].split(), sys.argv[2]
+try:
+    load(*names[0].rsplit("/", 1))
+    sys.exit("loaded without its folder in sys.path")
+except ImportError:
+    pass
+networks = []
+for folder in names:
+    sys.path.append(folder)
+    networks.append(load(*folder.rsplit("/", 1)))
+image = torch.linspace(0, 1, 32 * 32).reshape(1, 1, 32, 32)
+with torch.inference_mode():
+    logits = [network(image) for network in networks]
+torch.save({"logits": logits, "classes": [type(network).__module__ for network in networks]}, output)
+"""
+
+
+@pytest.fixture
+def versions(tmp_path, copy_bundle, monkeypatch) -> dict[Path, LiteUNet]:
+    """Two bundles and the next version of the first, whose code adds 1 to the logits; and the networks inside."""
+    current = [copy_bundle(POCKET), copy_bundle(WP)]
+    monkeypatch.setattr(bundling, "PACKAGE", NEXT)
+    later = write_bundle(VARIANTS[-1], tmp_path / "next")
+    code = later / NEXT / "networks/lite_unet.py"
+    code.write_text(code.read_text().replace("return self.head(", "return 1 + self.head("))
+    assert "return 1 + self.head(" in code.read_text()
+    networks = {}
+    for seed, (folder, variant) in enumerate(zip([*current, later], [VARIANTS[-1], VARIANTS[1], VARIANTS[-1]])):
+        torch.manual_seed(seed)
+        networks[folder] = LiteUNet(**variant.network).eval()
+        save_weights(networks[folder], folder / "models/model.pt")
+    return networks
+
+
+@pytest.mark.slow
+def test_two_bundles_and_two_versions_of_one_are_loaded_in_one_process_each_with_its_own_code(
+    versions, elsewhere, tmp_path
+):
+    folders = " ".join(str(folder) for folder in versions)
+    done = run_python(elsewhere, "-c", LOAD, folders, str(tmp_path / "logits.pt"))
+    assert done.returncode == 0, done.stderr
+    found = torch.load(tmp_path / "logits.pt", weights_only=True)
+    image = torch.linspace(0, 1, 32 * 32).reshape(1, 1, 32, 32)
+    with torch.inference_mode():
+        expected = [network(image) for network in versions.values()]
+    expected[2] = expected[2] + 1
+    for one, other in zip(found["logits"], expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert [name.split(".")[0] for name in found["classes"]] == [PACKAGE, PACKAGE, NEXT]
