@@ -1,0 +1,69 @@
+"""docs/speed.md: what `common.zoo.benchmark` measured, as a table of ratios, a CSV and a plot."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..files import replace_file
+from ..kits.scores import write_table
+from .benchmark import BACKENDS
+from .pages import format_markdown_table, replace_section
+from .variants import BASELINES, VARIANTS
+
+TITLES = {row.name: row.title for row in (*VARIANTS, *BASELINES)}
+
+
+def write_speed(folder: Path, rows: Sequence[Mapping], machine: Mapping[str, float], threads: int) -> None:
+    """Write `speed.csv` and `speed.png` into a folder, and the tables of its `speed.md`."""
+    write_table(rows, folder / "speed.csv")
+    for kind in ("slice", "volume"):
+        replace_section(folder / "speed.md", kind, tabulate_ratios(rows, kind))
+    speeds = ", ".join(f"{value} {unit}" for unit, value in machine.items())
+    replace_section(
+        folder / "speed.md", "machine", f"{threads} threads; matrix product and copy beside them: {speeds}."
+    )
+    with replace_file(folder / "speed.png") as temporary:
+        draw(rows).savefig(temporary, format="png", dpi=110)
+
+
+def read_speed(folder: Path) -> list[dict[str, str]]:
+    """The rows of `speed.csv`; none where it was not measured."""
+    path = folder / "speed.csv"
+    if not path.is_file():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def tabulate_ratios(rows: Sequence[Mapping], kind: str) -> str:
+    """How many times faster than the dense U-Net, eager, every network is with every backend."""
+    ratios = {(row["network"], row["backend"]): f"{float(row[f'{kind}_times_faster']):.1f}" for row in rows}
+    return format_markdown_table(
+        [
+            {"network": title} | {backend: ratios[name, backend] for backend in BACKENDS}
+            for name, title in TITLES.items()
+        ]
+    )
+
+
+def draw(rows: Sequence[Mapping]) -> Figure:
+    """Bars, a group a network, a colour a backend, on a logarithmic axis."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(BACKENDS)
+    ratios = {(row["network"], row["backend"]): float(row["slice_times_faster"]) for row in rows}
+    for number, backend in enumerate(BACKENDS):
+        heights = [ratios[name, backend] for name in TITLES]
+        axes.bar(np.arange(len(TITLES)) + (number - 2) * width, heights, width, label=backend)
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(TITLES)), TITLES.values(), rotation=12)
+    axes.set_ylabel("times faster a slice than the dense U-Net, eager")
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.grid(axis="y", which="both", alpha=0.3)
+    axes.legend(ncols=2, fontsize=8)
+    return figure

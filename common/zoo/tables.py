@@ -1,0 +1,115 @@
+"""README's table of networks and the plot of Dice against FLOPs: what metadata, records and the benchmark say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..complexity import measure_complexity
+from ..files import replace_file
+from .benchmark import CHANNELS_LAST, build
+from .benchmark_report import read_speed
+from .bundling import BUNDLES
+from .pages import format_markdown_table, replace_section
+from .records import REPOSITORY, read_record
+from .variants import BASELINES, VARIANTS, Variant
+
+NOT_MEASURED = "-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is compared: sizes, FLOPs, cross-validated Dice, and how many times faster than the dense U-Net it is."""
+
+    title: str
+    link: str
+    parameters: int
+    flops: int
+    weights_bytes: int
+    dice: dict[str, float]
+    folds: int
+    times_faster: str
+
+
+def write_tables(root: Path) -> None:
+    """Bring README.md and docs/pareto.png of the repository up to date."""
+    rows = collect_rows()
+    replace_section(root / "README.md", "networks", format_networks(rows))
+    if any(row.dice for row in rows):
+        write_pareto(root / "docs/pareto.png", rows)
+
+
+def collect_rows() -> list[Row]:
+    """The five bundles, then the baselines."""
+    return [collect_row(variant) for variant in (*VARIANTS, *BASELINES)]
+
+
+def collect_row(variant: Variant) -> Row:
+    """A bundle's numbers from its metadata; a baseline's are counted here."""
+    scores = read_record(variant.name).get("cross_validation", {})
+    speed = {(row["network"], row["backend"]): row["slice_times_faster"] for row in read_speed(REPOSITORY / "docs")}
+    if variant in VARIANTS:
+        metadata = json.loads((BUNDLES / variant.name / "configs/metadata.json").read_text())
+        sizes = {key: metadata["complexity"][key] for key in ("parameters", "flops")}
+        weights_bytes = metadata.get("weights", {}).get("bytes", 0)
+        link = f"[{variant.title}](bundles/{variant.name})"
+    else:
+        network = build(variant)
+        complexity = measure_complexity(network)
+        sizes = {"parameters": complexity.parameters, "flops": complexity.flops}
+        # the state dict of DynUNet names every tensor twice
+        weights_bytes, link = sum(p.nbytes for p in network.parameters()), variant.title
+    return Row(
+        title=variant.title,
+        link=link,
+        **sizes,
+        weights_bytes=weights_bytes,
+        dice={key: scores[key] for key in ("kidney_and_tumor", "tumor") if key in scores},
+        folds=len(scores.get("folds", ())),
+        times_faster=speed.get((variant.name, CHANNELS_LAST), NOT_MEASURED),
+    )
+
+
+def format_networks(rows: list[Row]) -> str:
+    """README's table."""
+    return format_markdown_table(
+        [
+            {
+                "network": row.link,
+                "parameters": f"{row.parameters:,}",
+                "FLOPs": f"{row.flops:,}",
+                "weights": f"{row.weights_bytes / 1e6:.1f} MB" if row.weights_bytes else NOT_MEASURED,
+                "Dice kidney + tumour": format_dice(row, "kidney_and_tumor"),
+                "Dice tumour": format_dice(row, "tumor"),
+                "times faster": row.times_faster,
+            }
+            for row in rows
+        ]
+    )
+
+
+def format_dice(row: Row, name: str) -> str:
+    """Dice to three digits; a star where it is of fewer than three folds."""
+    return f"{row.dice[name]:.3f}{'' if row.folds == 3 else '*'}" if row.dice else NOT_MEASURED
+
+
+def write_pareto(path: Path, rows: list[Row]) -> None:
+    """Plot Dice against FLOPs; networks that no other beats in both are joined."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, name, label in zip(figure.subplots(1, 2), ("kidney_and_tumor", "tumor"), ("kidney and tumour", "tumour")):
+        points = sorted((row.flops / 1e9, row.dice[name], row.title) for row in rows if row.dice)
+        best = [point for number, point in enumerate(points) if all(point[1] > p[1] for p in points[:number])]
+        axes.step([p[0] for p in best], [p[1] for p in best], where="post", color="grey", linewidth=1)
+        for flops, dice, title in points:
+            axes.plot(flops, dice, "o")
+            axes.annotate(title, (flops, dice), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        axes.set_xscale("log")
+        axes.set_xlabel("GFLOP a slice")
+        axes.set_ylabel(f"cross-validated Dice, {label}")
+        axes.margins(x=0.25, y=0.15)
+        axes.grid(alpha=0.3)
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)

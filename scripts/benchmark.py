@@ -1,0 +1,35 @@
+"""Time every network with every backend, interleaved in one run; writes docs/speed.md, speed.csv and speed.png."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from common.errors import report_input_errors
+from common.zoo.benchmark import measure
+from common.zoo.benchmark_report import tabulate_ratios, write_speed
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+EXAMPLE = "example: python scripts/benchmark.py --rounds 15 --volume-rounds 3"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--rounds", type=int, default=15, help="of one slice of 256 x 256 (%(default)s)")
+    parser.add_argument("--volume-rounds", type=int, default=3, help="of a volume (%(default)s)")
+    parser.add_argument("--volume-slices", type=int, default=100, help="of 512 x 512 in a volume (%(default)s)")
+    parser.add_argument("--output", type=Path, default=DOCS, help="folder of speed.md")
+    arguments = parser.parse_args(arguments)
+    report_input_errors()
+    rows, machine = measure(arguments.rounds, arguments.volume_rounds, arguments.volume_slices)
+    write_speed(arguments.output, rows, machine, torch.get_num_threads())
+    print(tabulate_ratios(rows, "slice"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""Write README's table of networks and docs/pareto.png anew, from metadata, records and docs/speed.csv."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import report_input_errors
+from common.zoo.tables import write_tables
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    argparse.ArgumentParser(description=__doc__).parse_args(arguments)
+    report_input_errors()
+    write_tables(ROOT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
