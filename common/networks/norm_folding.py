@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from .lite_unet import LiteUNet
 
 
 def insert_batch_norm(
-    network: LiteUNet, batches: Iterable[Mapping[str, torch.Tensor]] | None = None
+    network: LiteUNet, batches: Iterable[Mapping[str, torch.Tensor]] | None = None, trained: bool = False
 ) -> LiteUNet:
     """
     A copy of a network in which BatchNorm stands between every convolution of a block and its ReLU.
@@ -24,23 +25,30 @@ def insert_batch_norm(
     The networks that their papers print without normalization train several times faster this way and ship as printed.
     A network that has a normalization of its own, or is no `LiteUNet`, is returned as it is.
 
+    Weights without BatchNorm that are loaded into the copy later, as MONAI Label does when training starts, make
+    BatchNorm start as the identity: its statistics are those of the batches, its scale and shift undo it.
+
     Args:
-        batches: {"image": (B, in_channels, H, W)}; with them, for a network that is trained already, BatchNorm starts
-            as the identity: its statistics are those of the batches, its scale and shift undo it.
+        batches: {"image": (B, in_channels, H, W)}, read when trained weights come.
+        trained: the network's own weights are such weights.
 
     Source: Ioffe and Szegedy, "Batch Normalization", https://arxiv.org/abs/1502.03167.
     """
     if not isinstance(network, LiteUNet) or network.arguments["norm"] is not None:
         return network
-    statistics = _measure_outputs(network, batches) if batches is not None else {}
     normalized = copy.deepcopy(network)
-    for name, block, relu, conv in _list_convs(normalized):
-        norm = nn.BatchNorm2d(conv.out_channels).to(conv.weight)
-        if name in statistics:
-            norm.running_mean, norm.running_var = statistics[name]
-            norm.weight.data = (norm.running_var + norm.eps).sqrt()
-            norm.bias.data = norm.running_mean.clone()
-        block.add_module(relu, nn.Sequential(norm, nn.ReLU()))
+    for _, block, relu, conv in _list_convs(normalized):
+        block.add_module(relu, nn.Sequential(nn.BatchNorm2d(conv.out_channels).to(conv.weight), nn.ReLU()))
+
+    def complete(network: nn.Module, incompatible: Any) -> None:
+        if batches is not None and any(name.endswith(".running_mean") for name in incompatible.missing_keys):
+            _start_as_identity(network, batches)
+            # what else is missing stays an error
+            incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if ".relu" not in name]
+
+    normalized.register_load_state_dict_post_hook(complete)
+    if trained:
+        normalized.load_state_dict(network.state_dict())
     return normalized
 
 
@@ -68,24 +76,34 @@ def _list_convs(network: LiteUNet) -> Iterator[tuple[str, ConvBlock, str, nn.Con
 
 
 @torch.no_grad()
+def _start_as_identity(network: LiteUNet, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
+    norms = {conv: block.get_submodule(relu)[0] for _, block, relu, conv in _list_convs(network)}
+    for norm in norms.values():
+        norm.reset_parameters()  # as good as absent while the outputs are measured
+    is_training = network.training
+    for conv, (mean, variance) in _measure_outputs(network.eval(), norms, batches).items():
+        norms[conv].running_mean, norms[conv].running_var = mean, variance
+        norms[conv].weight.copy_((variance + norms[conv].eps).sqrt())
+        norms[conv].bias.copy_(mean)
+    network.train(is_training)
+
+
 def _measure_outputs(
-    network: LiteUNet, batches: Iterable[Mapping[str, torch.Tensor]]
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    network: LiteUNet, convs: Iterable[nn.Module], batches: Iterable[Mapping[str, torch.Tensor]]
+) -> dict[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
     """Mean and variance per channel of what every convolution puts out."""
-    sums: dict[str, torch.Tensor] = {}
-    handles = []
-    for name, _, _, conv in _list_convs(network):
+    sums: dict[nn.Module, torch.Tensor] = {}
 
-        def collect(module: nn.Module, inputs: tuple, output: torch.Tensor, name: str = name) -> None:
-            moments = torch.stack([torch.ones_like(output), output, output**2]).double().sum(dim=(1, 3, 4))
-            sums[name] = sums.get(name, 0) + moments
+    def collect(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        moments = torch.stack([torch.ones_like(output), output, output**2]).double().sum(dim=(1, 3, 4))
+        sums[module] = sums.get(module, 0) + moments
 
-        handles.append(conv.register_forward_hook(collect))
+    handles = [conv.register_forward_hook(collect) for conv in convs]
     device = next(network.parameters()).device
     for batch in batches:
         # a MetaTensor would hand its class on to the statistics, and to the file of weights
         network(batch["image"].as_subclass(torch.Tensor).to(device))
     for handle in handles:
         handle.remove()
-    moments = {name: (total[1] / total[0], total[2] / total[0]) for name, total in sums.items()}
-    return {name: (mean.float(), (square - mean**2).clamp(min=0).float()) for name, (mean, square) in moments.items()}
+    moments = {conv: (total[1] / total[0], total[2] / total[0]) for conv, total in sums.items()}
+    return {conv: (mean.float(), (square - mean**2).clamp(min=0).float()) for conv, (mean, square) in moments.items()}

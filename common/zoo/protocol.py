@@ -39,7 +39,7 @@ class Stage:
     One run of a training.
 
     Args:
-        epochs: fewer where they would cost more than `MAX_FLOPS`, see `count_epochs`.
+        epochs: fewer where they would cost more than `MAX_FLOPS`, see `plan_length`.
         patch_size: height and width of what the network sees of a slice of 256 x 256.
         settings: values of `train.json` and `prune.json`.
         configs: the configs that run.
@@ -61,19 +61,28 @@ STAGES = {
     "sparse": Stage(36, 256, {}, ("train", "prune")),
 }
 # of one stage; a backward pass counts as two forward ones
-MAX_FLOPS = 200e12
+MAX_FLOPS = 120e12
 SLICES, SPATIAL_SIZE = 66, 256
 
 
-def count_epochs(stage: Stage, flops: int) -> int:
+def plan_length(stage: Stage, flops: int) -> dict[str, int]:
     """
-    The epochs of a stage: all, or as many as `MAX_FLOPS` pays for.
+    Epochs and batch size of a stage: all epochs with batches of 4, or, where that would cost more than `MAX_FLOPS`, as
+    many as it pays for with batches of 2, which takes about as many steps.
 
     Args:
         flops: of the network for one slice of 256 x 256.
     """
-    flops_per_epoch = 3 * flops * SLICES * (stage.patch_size / SPATIAL_SIZE) ** 2
-    return min(stage.epochs, int(MAX_FLOPS / flops_per_epoch))
+    affordable = int(MAX_FLOPS / (3 * flops * SLICES * (stage.patch_size / SPATIAL_SIZE) ** 2))
+    if affordable < stage.epochs:
+        return {"epochs": affordable, "batch_size": 2}
+    return {"epochs": stage.epochs, "batch_size": 4}
+
+
+def plan_stage(folder: Path, name: str) -> dict[str, int]:
+    """`plan_length` of a stage for the network of a bundle folder."""
+    metadata = json.loads((folder / "configs/metadata.json").read_text())
+    return plan_length(STAGES[name], metadata["complexity"]["flops"])
 
 
 def train(name: str, fold: str, dataset_dir: Path, output: Path) -> Path:
@@ -162,7 +171,6 @@ def _run_stage(folder: Path, name: str, fold: str, dataset_dir: Path, weights: P
     made = ckpt_dir / "model.pt"
     if made.is_file() and not (ckpt_dir / "checkpoint.pt").is_file():
         return made
-    metadata = json.loads((folder / "configs/metadata.json").read_text())
     settings = {
         "dataset_dir": dataset_dir.resolve(),
         "split_file": find_split(fold),
@@ -170,7 +178,7 @@ def _run_stage(folder: Path, name: str, fold: str, dataset_dir: Path, weights: P
         "output_dir": f"eval/{name}",
         "cache_dir": folder.parents[1] / "cache",
         "patch_size": [stage.patch_size, stage.patch_size],
-        "epochs": count_epochs(stage, metadata["complexity"]["flops"]),
+        **plan_stage(folder, name),
         "val_interval": 5,
         "keep": "last",
         **stage.settings,

@@ -16,7 +16,7 @@ from ..kits.scores import write_table
 from ..networks.weights import read_weights, write_weights
 from ..segmentation import Segmenter
 from .bundling import BUNDLES
-from .protocol import ALL, FOLDS, find_variant
+from .protocol import ALL, FOLDS, find_variant, plan_stage
 from .records import RECORDS, count_segmentations, pool_dice, score_folds, write_record
 from .variants import VARIANTS
 
@@ -81,8 +81,8 @@ def read_curves(training: Path, stages: Sequence[str]) -> Iterator[dict[str, obj
             key: {event.step: event.value for event in events.Scalars(key)} if key in tags else {}
             for key in ("kidney_dice", "tumor_dice")
         }
-        epochs = max(dice["kidney_dice"], default=0)
-        steps = len(losses) // epochs if epochs else 0
+        epochs = plan_stage(training, name)["epochs"]
+        steps = len(losses) // epochs
         for number in range(1, epochs + 1):
             mean = sum(losses[i] for i in range((number - 1) * steps + 1, number * steps + 1)) / steps
             row = {"fold": training.name, "stage": name, "epoch": epoch + number, "loss": round(mean, 4)}

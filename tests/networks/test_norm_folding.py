@@ -52,10 +52,31 @@ def test_folded_weights_fit_the_plain_network_and_compute_the_same(arguments):
 def test_a_trained_network_computes_the_same_after_insertion_with_batches(arguments):
     plain, image = make_network(**arguments), torch.rand(2, 1, 16, 16)
     torch.testing.assert_close(
-        insert_batch_norm(plain, make_batches()).eval()(image), plain(image), rtol=1e-4, atol=1e-4
+        insert_batch_norm(plain, make_batches(), trained=True).eval()(image), plain(image), rtol=1e-4, atol=1e-4
     )
     # a new network need not: there BatchNorm starts as usual
     assert not torch.allclose(insert_batch_norm(plain)(image), plain(image), atol=1e-2)
+
+
+def test_plain_weights_that_are_loaded_later_compute_the_same():
+    plain, image = make_network(), torch.rand(2, 1, 16, 16)
+    inserted = insert_batch_norm(LiteUNet(**SMALL), make_batches())
+    # as MONAI's CheckpointLoader does it for MONAI Label
+    inserted.load_state_dict(plain.state_dict(), strict=False)
+    torch.testing.assert_close(inserted.eval()(image), plain(image), rtol=1e-4, atol=1e-4)
+    # its own state comes back as it is
+    train_a_little(inserted)
+    again = insert_batch_norm(LiteUNet(**SMALL), make_batches())
+    again.load_state_dict(inserted.state_dict())
+    assert torch.equal(again.eval()(image), inserted(image))
+
+
+@pytest.mark.parametrize("batches", [None, make_batches()])
+def test_a_missing_weight_is_an_error_all_the_same(batches):
+    state = make_network().state_dict()
+    del state["head.weight"]
+    with pytest.raises(RuntimeError, match="head.weight"):
+        insert_batch_norm(LiteUNet(**SMALL), batches).load_state_dict(state)
 
 
 def test_every_convolution_before_a_relu_of_a_block_gets_one():
@@ -74,7 +95,7 @@ def test_a_network_with_its_own_normalization_is_left_as_it_is(norm):
 def test_the_given_network_is_not_changed():
     network = make_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    inserted = insert_batch_norm(network, make_batches())
+    inserted = insert_batch_norm(network, make_batches(), trained=True)
     train_a_little(inserted)
     trained = {name: value.clone() for name, value in inserted.state_dict().items()}
     fold_batch_norm(inserted)
@@ -84,5 +105,5 @@ def test_the_given_network_is_not_changed():
 
 
 def test_statistics_of_metatensors_are_plain_tensors():
-    state = fold_batch_norm(insert_batch_norm(make_network(), make_batches())).state_dict()
+    state = fold_batch_norm(insert_batch_norm(make_network(), make_batches(), trained=True)).state_dict()
     assert {type(value) for value in state.values()} == {torch.Tensor}

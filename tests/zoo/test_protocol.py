@@ -17,11 +17,11 @@ from common.kits.cases import find_cases
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import read_weights, save_weights
 from common.zoo import protocol, publishing, records
-from common.zoo.protocol import STAGES, Stage, count_epochs, find_variant, segment_held_out, train
+from common.zoo.protocol import STAGES, Stage, find_variant, plan_length, segment_held_out, train
 from common.zoo.publishing import publish, ship_weights
 
 UNET_FLOPS = 96_200_556_544
-SMALL = {"spatial_size": [32, 32], "translate_range": [2, 2]}
+SMALL = {"spatial_size": [32, 32], "translate_range": [2, 2], "val_interval": 2}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,8 @@ def test_a_training_is_published(phantoms, trainings, folds, tmp_path, monkeypat
         ("fold_1", "fine", "4"),
     ]
     assert {row["fold"] for row in rows} == {"fold_1", "fold_2", "all"}
-    assert all(float(row["loss"]) > 0 for row in rows) and rows[1]["kidney_dice"] and not rows[0]["kidney_dice"]
+    assert len(rows) == 12 and all(float(row["loss"]) > 0 for row in rows)
+    assert rows[1]["kidney_dice"] and not rows[0]["kidney_dice"]
 
 
 @pytest.mark.xdist_group("protocol")
@@ -142,15 +143,15 @@ def test_a_baseline_becomes_a_bundle_of_its_own(baseline, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "flops", "epochs"),
+    ("stage", "flops", "epochs", "batch_size"),
     [
-        (Stage(60, 128, {}), 1_775_501_312, 60),
-        (Stage(60, 128, {}), UNET_FLOPS, 41),  # 3 x 96.2 GFLOP x 66 slices / 4 = 4.76 TFLOP
-        (Stage(24, 256, {}), UNET_FLOPS, 10),
+        (Stage(60, 128, {}), 1_775_501_312, 60, 4),
+        (Stage(60, 128, {}), UNET_FLOPS, 25, 2),  # 3 x 96.2 GFLOP x 66 slices / 4 = 4.76 TFLOP an epoch
+        (Stage(24, 256, {}), UNET_FLOPS, 6, 2),
     ],
 )
-def test_no_stage_costs_more_than_the_budget(stage, flops, epochs):
-    assert count_epochs(stage, flops) == epochs
+def test_no_stage_costs_more_than_the_budget(stage, flops, epochs, batch_size):
+    assert plan_length(stage, flops) == {"epochs": epochs, "batch_size": batch_size}
 
 
 @pytest.mark.parametrize(("width", "dtype"), [(2, torch.float32), (16, torch.float16)])

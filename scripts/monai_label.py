@@ -1,0 +1,58 @@
+"""Serve bundles with MONAI Label, in an environment of its own, or check that they do there what they do here."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import InputError, report_input_errors
+from common.zoo.label_server import ENVIRONMENT, install, run_server, write_app
+
+EXAMPLE = """example: python scripts/monai_label.py install
+  python scripts/monai_label.py serve --app label --bundles bundles/kits_unet_pwp_segmentation --studies scans"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("command", choices=["install", "serve", "check"])
+    parser.add_argument("--environment", type=Path, default=ENVIRONMENT, help="MONAI Label's own, made by install")
+    parser.add_argument("--bundles", type=Path, nargs="+", default=[], help="bundle folders with weights; copied")
+    parser.add_argument("--app", type=Path, help="serve: folder to keep the copies in, and what is trained there")
+    parser.add_argument("--studies", type=Path, help="serve: folder of NIfTI images")
+    parser.add_argument("--port", type=int, default=8000)
+    arguments = parser.parse_args(arguments)
+    report_input_errors()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))  # so that the server is stopped, too
+
+    if arguments.command == "install":
+        install(arguments.environment)
+        print(arguments.environment)
+    elif arguments.command == "check":
+        from common.zoo.label_check import check_bundles  # imports torch, which the others start faster without
+
+        for line in check_bundles(arguments.bundles, arguments.environment):
+            print(line, flush=True)
+    else:
+        serve(arguments.bundles, arguments.app, arguments.studies, arguments.port, arguments.environment)
+    return 0
+
+
+def serve(bundles: Sequence[Path], app: Path | None, studies: Path | None, port: int, environment: Path) -> None:
+    if app is None or studies is None or not studies.is_dir():
+        raise InputError(f"serve: expected --app and --studies, a folder of images, found {app} and {studies}.")
+    write_app(bundles, app, environment)
+    try:
+        with run_server(app, studies, port, environment) as server:
+            print(f"{server.url}  Ctrl-C stops it; what it prints is in {server.log}", flush=True)
+            server.process.wait()
+            raise InputError(f"{server.log}: expected the server to run until Ctrl-C, found that it ended.")
+    except KeyboardInterrupt:
+        print("stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
