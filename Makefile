@@ -1,5 +1,6 @@
 # make demo             train, score and segment with Pocket U-Net on synthetic CT (DATA=folder: on KiTS cases)
-# make test             all tests
+# make test             all tests but the slow ones
+# make slow             the slow ones: whole deliveries, a real MONAI Label server in an environment of its own
 # make bundles          write bundles/ anew from common/
 PYTHON ?= python3.11
 BIN := $(CURDIR)/.venv/bin
@@ -23,7 +24,7 @@ endif
 RUN = cd $(BUNDLE) && $(BIN)/python -W ignore -m monai.bundle run
 TO := --dataset_dir $(DEMO_DATA) --output_dir $(DEMO_OUT) $(SIZE)
 
-.PHONY: demo test bundles clean
+.PHONY: demo test slow bundles clean
 demo: $(READY)
 ifndef DATA
 	$(BIN)/python scripts/make_phantoms.py --output $(DEMO_DATA) --count 10
@@ -43,7 +44,10 @@ endif
 test: $(READY)
 	$(BIN)/python -m ruff check common scripts tests
 	$(BIN)/python scripts/build_bundles.py --check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 10
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup --durations 10
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow --durations 10
 
 bundles: $(READY)
 	$(BIN)/python scripts/build_bundles.py

@@ -13,11 +13,12 @@ from monai.config import PathLike
 from .bundles import build_on_meta, open_bundle
 from .distributed import ApartNetwork, PipelinedNetwork, SharedNetwork
 from .errors import InputError, find_input_error
+from .files import hash_file
 from .kits.cases import find_cases
 from .layer_graph import measure_layers
 from .partitioning import partition
 from .processes import agree, gather
-from .segmentation import Segmenter, hash_file, segment_to_folder
+from .segmentation import Segmenter, segment_to_folder
 
 MODES = ("pipeline", "data")
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.backends import BACKENDS, PRECISIONS
 from common.errors import find_input_error, report_input_errors
 from common.kits.cases import find_cases
 from common.kits.html_report import write_index
 from common.segmentation import Segmenter, measure_file, segment_to_folder
 
+OPTIONS = ("device", "series", "keep_largest", "backend", "exported", "precision")
 EXAMPLE = "example: python scripts/segment.py --bundle bundles/kits_pocket_unet_segmentation --input scans --output out"
 
 
@@ -26,13 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", action="store_true", help="write <case>.html for every case, and index.html")
     parser.add_argument("--keep-largest", type=int, metavar="N", help="keep the N largest components of the foreground")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...")
+    parser.add_argument("--backend", default="torch", help=f"what computes: {', '.join(BACKENDS)}")
+    parser.add_argument("--exported", metavar="FILE", help="what export.py wrote; by default exported at need")
+    parser.add_argument("--precision", default="f32", help=f"{' or '.join(PRECISIONS)}, of backend openvino")
     parser.add_argument("--series", help="UID of the DICOM series, where the folder holds several")
     arguments = parser.parse_args(arguments)
     report_input_errors()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
     cases = find_cases(arguments.input)
-    segmenter = Segmenter(arguments.bundle, arguments.device, arguments.series, arguments.keep_largest)
+    segmenter = Segmenter(arguments.bundle, **{name: getattr(arguments, name) for name in OPTIONS})
     rows, problems = [], []
     for case in tqdm(cases, unit="case"):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import tempfile
 import time
@@ -85,7 +86,7 @@ def open_backends(row: Variant, folder: Path) -> dict[str, Forward]:
         if not path.is_file():
             export_network(network, path, {"name": row.title})
         forwards[name] = ExportedNetwork(path, backend, precision)
-    last = build(row).to(memory_format=torch.channels_last)
+    last = copy.deepcopy(network).to(memory_format=torch.channels_last)
     forwards[CHANNELS_LAST] = lambda image: last(image.to(memory_format=torch.channels_last))
     return {backend: forwards[backend] for backend in BACKENDS}
 
@@ -94,7 +95,9 @@ def build(row: Variant) -> nn.Module:
     """The network of a bundle or a baseline, untrained, for inference."""
     if "_target_" not in row.network:
         return LiteUNet(**row.network).eval()
-    return ConfigParser({"network": row.network}).get_parsed_content("network").eval()
+    network = ConfigParser({"network": row.network}).get_parsed_content("network").eval()
+    network.size_divisor = 64  # what the deeper of the baselines needs
+    return network
 
 
 def take_turns(forwards: Mapping[Any, Forward], call: Callable[[Forward], object], rounds: int) -> dict[Any, list]:

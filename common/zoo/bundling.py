@@ -18,8 +18,7 @@ from typing import Any
 
 from .. import __version__
 from ..complexity import count_nonzero_parameters, count_parameters, measure_complexity
-from ..exporting import hash_file
-from ..files import replace_file
+from ..files import hash_file, replace_file
 from ..networks import LiteUNet, load_weights
 from .records import read_record
 from .variants import VARIANTS, Variant

@@ -8,8 +8,8 @@ import torch
 from monai.bundle.scripts import _get_fake_spatial_shape
 
 from ..complexity import count_flops, count_nonzero_parameters, count_parameters
+from ..files import hash_file
 from ..networks import load_weights
-from ..segmentation import hash_file
 from .verified_bundle import METADATA, NOT_RECORDED, WEIGHTS, Bundle, NotChecked, compare, flatten
 
 

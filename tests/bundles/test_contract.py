@@ -26,6 +26,8 @@ WORKFLOWS = {
     ("train", "prune"): "train",
     ("train", "evaluate"): "train",
     ("inference",): "infer",
+    ("inference", "inference_onnx"): "infer",
+    ("inference", "inference_openvino"): "infer",
 }
 KEY_ORDER = ["imports", "bundle_root", "dataset_dir", "output_dir", "device", "network_def", "network"]
 

@@ -18,10 +18,11 @@ from bundle_runs import POCKET, ROOT
 
 from common.complexity import count_flops, count_nonzero_parameters, count_parameters
 from common.errors import InputError
+from common.files import hash_file
 from common.kits.cases import find_cases
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import read_weights, save_weights
-from common.segmentation import Segmenter, hash_file
+from common.segmentation import Segmenter
 from common.zoo.bundling import PACKAGE, write_bundle
 from common.zoo.label_order import find_listings
 from common.zoo.variants import VARIANTS

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from .errors import InputError
 from .files import replace_file
 from .kits.slices import SliceDataset
+from .networks import fold_batch_norm
 from .networks.weights import save_weights
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class RunKeeper:
         validated = self.validator.state
         best = {"best_metric": float(validated.best_metric), "best_metric_epoch": validated.best_metric_epoch}
         if self.keep == "last" or validated.best_metric_epoch == engine.state.epoch:
-            save_weights(self.parts["network"], self.weights_path)
+            save_weights(fold_batch_norm(self.parts["network"]), self.weights_path)
         state = {name: part.state_dict() for name, part in self.parts.items()}
         progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         with replace_file(self.checkpoint_path) as temporary:

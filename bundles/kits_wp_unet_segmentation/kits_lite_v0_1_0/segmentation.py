@@ -20,10 +20,11 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
 from scipy import ndimage
 
-from .bundles import open_bundle
+from .backends import open_network
+from .bundles import build_on_meta, open_bundle
 from .complexity import count_parameters
 from .errors import InputError
-from .files import replace_file
+from .files import hash_file, replace_file
 from .kits.html_report import write_report
 from .kits.metrics import measure_case, score_case
 from .kits.slices import orient_to_ras
@@ -55,9 +56,11 @@ class Segmenter:
         series: DICOM series to read, see `open_with_itk`.
         keep_largest: keep so many connected components (26 neighbours) of kidney and tumour together; None keeps all.
         network: computes in the stead of the bundle's network, as its weights would.
+        backend, exported, precision: what computes, see `open_network`.
 
     Raises:
-        InputError: when the folder is no bundle, its weights are missing or another network's, or an argument is wrong.
+        InputError: when the folder is no bundle, its weights are missing or another network's, an argument is wrong, or
+            a backend's package is missing.
     """
 
     def __init__(
@@ -67,18 +70,22 @@ class Segmenter:
         series: str | None = None,
         keep_largest: int | None = None,
         network: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        backend: str = "torch",
+        exported: PathLike | None = None,
+        precision: str = "f32",
     ) -> None:
         self.bundle = Path(bundle).resolve()
         parser = open_bundle(bundle)
         if keep_largest is not None and keep_largest < 1:
             raise InputError(f"keep_largest: expected a positive number, found {keep_largest}.")
         self.keep_largest, self.series = keep_largest, series
+        self.backend, self.precision = backend, precision
         if device is not None:
             parser["device"] = check_device(device)
         if series is not None:
             parser["preprocessing#transforms#0#reader#series"] = series
         self.device = parser.get_parsed_content("device")
-        self.network = parser.get_parsed_content("network").eval() if network is None else network
+        self.network = open_network(parser, backend, exported, precision) if network is None else network
         self.weights_sha256 = hash_file(parser.get_parsed_content("weights"))
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
@@ -114,13 +121,15 @@ class Segmenter:
     def describe(self, case: Mapping[str, str]) -> dict[str, str]:
         """What made a segmentation, from what and when, to be printed in a report."""
         metadata = json.loads((self.bundle / "configs/metadata.json").read_text())
+        packages = dict.fromkeys((self.backend, *PACKAGES))
         return {
             "Network": f"{metadata['name']}, bundle {self.bundle.name} {metadata['version']}",
-            "Parameters": f"{count_parameters(self.network):,}",
+            "Parameters": f"{count_parameters(build_on_meta(self.bundle)):,}",
             "Weights sha256": self.weights_sha256,
             "Input": str(Path(case["image"]).resolve()),
             "Kept": f"{self.keep_largest} largest components" if self.keep_largest else "all components",
-            "Software": ", ".join(f"{package} {version(package)}" for package in PACKAGES),
+            "Software": ", ".join(f"{package} {version(package)}" for package in packages),
+            "Precision": self.precision,
             "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         }
 
@@ -130,6 +139,8 @@ class Segmenter:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         settings = (self.weights_sha256, self.keep_largest, self.series)
+        if self.backend != "torch":
+            settings += (self.backend, self.precision)
         return "kits-lite " + hashlib.sha256(repr((state, settings)).encode()).hexdigest()[:32]
 
 
@@ -143,12 +154,6 @@ def check_device(device: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device: expected one that is here, cpu or cuda, found {device}.") from error
     return device
-
-
-def hash_file(path: PathLike) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def keep_largest_components(label_map: np.ndarray, count: int) -> None:

@@ -2,6 +2,15 @@
 
 from .layers import StdConv2d, fold_weight_standardization, standardize_weight
 from .lite_unet import LiteUNet
+from .norm_folding import fold_batch_norm, insert_batch_norm
 from .weights import load_weights
 
-__all__ = ["LiteUNet", "StdConv2d", "fold_weight_standardization", "load_weights", "standardize_weight"]
+__all__ = [
+    "LiteUNet",
+    "StdConv2d",
+    "fold_batch_norm",
+    "fold_weight_standardization",
+    "insert_batch_norm",
+    "load_weights",
+    "standardize_weight",
+]

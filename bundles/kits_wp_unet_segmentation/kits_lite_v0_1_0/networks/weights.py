@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -53,14 +54,19 @@ def read_weights(path: str | os.PathLike) -> dict:
 
 
 def save_weights(network: nn.Module, path: str | os.PathLike) -> None:
+    """Write the flat state dict of a network, see `write_weights`."""
+    write_weights(network.state_dict(), path)
+
+
+def write_weights(weights: Mapping[str, torch.Tensor], path: str | os.PathLike) -> None:
     """
-    Write the flat state dict of a network, on the CPU, in one piece.
+    Write a flat state dict, on the CPU, in one piece.
 
     A checkpoint is a zip archive of tensors. Where zeros make it worth while they are deflated, so a pruned network's
     file is smaller; `torch.load` inflates them like any archive's (its mmap=True does not: it needs plain ones).
     """
     plain, deflated = io.BytesIO(), io.BytesIO()
-    torch.save({name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}, plain)
+    torch.save({name: tensor.detach().cpu() for name, tensor in weights.items()}, plain)
     with zipfile.ZipFile(plain) as source, zipfile.ZipFile(deflated, "w") as target:
         for record in source.infolist():
             # the date of all records torch writes: the file depends on the weights alone
