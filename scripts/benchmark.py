@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from common.errors import report_input_errors
-from common.zoo.benchmark import measure
-from common.zoo.benchmark_report import tabulate_ratios, write_speed
+from common.zoo.benchmarks.speed import measure
+from common.zoo.benchmarks.speed_report import tabulate_ratios, write_speed
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 EXAMPLE = "example: python scripts/benchmark.py --rounds 15 --volume-rounds 3"

@@ -14,8 +14,15 @@ from common.bundles import build_on_meta, open_bundle
 from common.errors import report_input_errors
 from common.layer_graph import measure_layers
 from common.partition_model import Link, calibrate
-from common.zoo.partition_benchmark import LARGE, SMALL, Setting, run_processes
-from common.zoo.partition_report import KINDS, compare, foretell, format_forecast, format_measured, write_report
+from common.zoo.benchmarks.partition import LARGE, SMALL, Setting, run_processes
+from common.zoo.benchmarks.partition_report import (
+    KINDS,
+    compare,
+    foretell,
+    format_forecast,
+    format_measured,
+    write_report,
+)
 
 EXAMPLE = "example: python scripts/benchmark_partition.py --bundle bundles/kits_unet_segmentation --output docs"
 

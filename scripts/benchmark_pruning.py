@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import InputError, report_input_errors
+from common.zoo.benchmarks.pruning_report import measure_series, write_report
 from common.zoo.pruned import Finetuning, Pruning, write_pruned_bundle
-from common.zoo.pruning_report import measure_series, write_report
 
 EXAMPLE = """example: python scripts/benchmark_pruning.py --bundle trained/kits_wp_unet_segmentation --method magnitude
   --amounts 0.5,0.8,0.9 --dataset_dir kits19 --split_file docs/folds/fold_1.json --finetune-epochs 15 --work pruned"""

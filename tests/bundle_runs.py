@@ -10,13 +10,19 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from common.networks import LiteUNet
 from common.zoo.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = ROOT / "bundles"
 NAMES = [variant.name for variant in VARIANTS]
+SCHEMA = ROOT / "common/zoo/verification/meta_schema_20240725.json"
 POCKET = "kits_pocket_unet_segmentation"
+# real slices, where they are at hand
+SLICES = Path(os.environ.get("KITS_SLICES", ROOT.parent / "shared/kits19-slices"))
+needs_slices = pytest.mark.skipif(not SLICES.is_dir(), reason=f"no KiTS19 slices in {SLICES}; set KITS_SLICES")
 
 
 def start_bundle(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from bundle_runs import BUNDLES, read_network
+from bundle_runs import BUNDLES, SLICES, needs_slices, read_network
 from monai.data import load_net_with_metadata
 from torch import nn
 
@@ -31,7 +30,6 @@ from common.segmentation import Segmenter
 from common.zoo.variants import VARIANTS
 
 openvino = import_package("openvino")
-SLICES = Path(os.environ.get("KITS_SLICES", Path(__file__).resolve().parents[2] / "shared/kits19-slices"))
 SD_UNET, PWP = "kits_sd_unet_segmentation", "kits_unet_pwp_segmentation"
 BACKEND_OF = {suffix: backend for backend, suffixes in BACKENDS.items() for suffix in suffixes}
 TINY = {"channels": [4, 8], "num_convs": [1, 1]}
@@ -116,7 +114,7 @@ def test_weight_standardization_of_a_bundles_own_copy_is_folded(sd_bundle, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SLICES.is_dir(), reason=f"no KiTS19 slices in {SLICES}; set KITS_SLICES")
+@needs_slices
 @pytest.mark.parametrize("suffix", BACKEND_OF)
 def test_real_slices_get_the_label_maps_of_pytorch(suffix, tmp_path):
     bundle = BUNDLES / PWP

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
-import pytest
+from bundle_runs import SLICES, needs_slices
 
 from common.kits.cases import find_cases, read_case
 from common.kits.slices import SliceDataset, orient_to_ras
 from common.segmentation import Segmenter
 
-SLICES = Path(os.environ.get("KITS_SLICES", Path(__file__).resolve().parents[2] / "shared/kits19-slices"))
-pytestmark = pytest.mark.skipif(not SLICES.is_dir(), reason=f"no KiTS19 slices in {SLICES}; set KITS_SLICES")
+pytestmark = needs_slices
 
 
 def test_all_cases_pass_the_check_and_hold_66_labelled_slices():

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +24,11 @@ from ..kits.cases import find_cases, read_split, select_labelled
 from ..segmentation import Segmenter, segment_to_folder
 from .bundling import BUNDLES, count_complexity
 from .variants import BASELINES, VARIANTS, Variant
+from .workflows import CHANNELS_ONLY, NOT_COPIED, run_configs
 
 FOLDS = ("fold_1", "fold_2", "fold_3")
 ALL = "all"
 SPLITS = Path(__file__).parents[2] / "docs/folds"
-NOT_COPIED = shutil.ignore_patterns("eval", "models", "__pycache__")
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,6 @@ class Stage:
 
 
 PATCHES = {"translate_range": [30, 30], "scale_range": [[-0.1, 0.9], [-0.1, 0.9]]}
-# zeros stay zeros, no new ones
-CHANNELS_ONLY = {"method": "magnitude", "amount": 0}
 STAGES = {
     "coarse": Stage(60, 128, PATCHES),
     "fine": Stage(24, 256, {}),
@@ -187,12 +183,8 @@ def _run_stage(folder: Path, name: str, fold: str, dataset_dir: Path, weights: P
         settings["pretrained"] = weights.resolve()
     if fold == ALL:
         settings["train#dataset#data"] = "$@split['training'] + @split['validation']"
-    configs = [f"configs/{config}.json" for config in stage.configs]
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file", str(configs)]
-    for key, value in settings.items():
-        command += [f"--{key}", str(value)]
     with (folder / "train.log").open("a") as log:
-        returncode = subprocess.run(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT).returncode
-    if returncode != 0:
+        succeeded = run_configs(folder, stage.configs, settings, log)
+    if not succeeded:
         raise InputError(f"{folder / 'train.log'}: stage {name} failed; its own message is at the end.")
     return made

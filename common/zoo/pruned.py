@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +19,9 @@ from ..networks import LiteUNet, load_weights
 from ..networks.weights import save_weights
 from ..pruning import METHODS, LayerSparsity, measure_sparsity, prune_weights
 from .bundling import NO_WEIGHTS, count_complexity, count_zeros, describe_weights, render_weights
+from .workflows import CHANNELS_ONLY, NOT_COPIED, run_configs
 
 TRAINED_ON = "the cases that the bundle pruned here was trained or fine-tuned on"
-NOT_COPIED = shutil.ignore_patterns("eval", "models", "__pycache__")
 
 
 @dataclass(frozen=True)
@@ -155,28 +153,21 @@ def _prune(
         return prune_channels(network, channels, pruning.importance, batches, loss_function)
 
 
-def _finetune(
-    bundle: Path, weights: Path, pruning: Pruning, finetuning: Finetuning, settings: dict[str, Any]
-) -> None:
+def _finetune(bundle: Path, weights: Path, pruning: Pruning, finetuning: Finetuning, settings: dict[str, Any]) -> None:
     """Run `prune.json`, where the channels follow from `network_def`, and an amount of 0 keeps zeros zero."""
-    channels_only = {"method": "magnitude", "amount": 0}
     if finetuning.coarse_epochs:
         size = json.loads((bundle / "configs/train.json").read_text())["spatial_size"]
         coarse = {"epochs": finetuning.coarse_epochs, "spatial_size": [length // 2 for length in size]}
         folders = {"ckpt_dir": "models/coarse", "output_dir": "eval/coarse"}
-        _run(bundle, settings | channels_only | coarse | folders | {"pretrained": weights})
+        _run(bundle, settings | CHANNELS_ONLY | coarse | folders | {"pretrained": weights})
         weights = "models/coarse/model.pt"
     zeros = {"method": pruning.method, "amount": pruning.amount, "signed": pruning.signed}
-    zeros = channels_only if pruning.method == "channel" else zeros
+    zeros = CHANNELS_ONLY if pruning.method == "channel" else zeros
     _run(bundle, settings | zeros | {"epochs": finetuning.epochs, "pretrained": weights})
 
 
 def _run(bundle: Path, settings: dict[str, Any]) -> None:
-    files = "['configs/train.json','configs/prune.json']"
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file", files]
-    for key, value in settings.items():
-        command += [f"--{key}", str(value)]
-    if subprocess.run(command, cwd=bundle).returncode != 0:
+    if not run_configs(bundle, ("train", "prune"), settings):
         raise InputError(f"{bundle.name}: the fine-tuning run failed; its own message stands above.")
 
 

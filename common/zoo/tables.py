@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from ..complexity import measure_complexity
 from ..files import replace_file
-from .benchmark import CHANNELS_LAST, build
-from .benchmark_report import read_speed
+from .benchmarks.speed import CHANNELS_LAST, build
+from .benchmarks.speed_report import read_speed
 from .bundling import BUNDLES
 from .pages import format_markdown_table, replace_section
 from .records import REPOSITORY, read_record

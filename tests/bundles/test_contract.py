@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bundle_runs import BUNDLES, NAMES
+from bundle_runs import BUNDLES, NAMES, SCHEMA
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 from torch import nn
 
@@ -19,7 +19,6 @@ from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
 from common.zoo.bundling import PACKAGE
 
-SCHEMA = BUNDLES.parent / "common/zoo/meta_schema_20240725.json"
 # the config files of a workflow, and what MONAI calls it
 WORKFLOWS = {
     ("train",): "train",

@@ -25,10 +25,10 @@ from common.kits.inferer import resize_slices, scale_intensity
 from common.kits.phantom import make_phantom
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
-from common.zoo import label_server
+from common.zoo.monai_label import server
 from common.zoo.bundling import write_bundle
-from common.zoo.label_check import check_bundles, check_labels, check_log, compare, segment, write_studies
-from common.zoo.label_server import ENVIRONMENT, ask, infer, install, run_server, train, write_app
+from common.zoo.monai_label.check import check_bundles, check_labels, check_log, compare, segment, write_studies
+from common.zoo.monai_label.server import ENVIRONMENT, ask, infer, install, run_server, train, write_app
 from common.zoo.variants import VARIANTS
 
 # one process: tests that made the environment at the same time would tread on each other
@@ -251,7 +251,7 @@ def test_a_bundle_that_is_in_the_app_keeps_its_trained_weights(pocket, tmp_path)
 
 
 def test_an_environment_is_made_anew_for_other_requirements_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(label_server, "REQUIREMENTS", tmp_path / "requirements.txt")
+    monkeypatch.setattr(server, "REQUIREMENTS", tmp_path / "requirements.txt")
     (tmp_path / "requirements.txt").write_text("torch==0.0.0\n")
     (tmp_path / "venv").mkdir()
     (tmp_path / "venv/requirements.txt").write_text("torch==0.0.0\n")

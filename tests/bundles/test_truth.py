@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from bundle_runs import BUNDLES, NAMES
+from bundle_runs import BUNDLES, NAMES, SLICES, needs_slices
 
 from common.zoo.bundling import NO_WEIGHTS
 from common.zoo.records import read_record
 from common.zoo.verification import CHECKS, verify_bundle
 
-SLICES = Path(os.environ.get("KITS_SLICES", BUNDLES.parents[1] / "shared/kits19-slices"))
 DICE = ("Dice of the cross-validation", "Dice of the shipped weights")
 
 
@@ -35,7 +34,7 @@ def test_a_bundle_without_weights_says_so_and_nothing_else_is_wrong(name):
     assert NO_WEIGHTS in (BUNDLES / name / "docs/README.md").read_text()
 
 
-@pytest.mark.skipif(not SLICES.is_dir(), reason=f"no KiTS19 slices in {SLICES}; set KITS_SLICES")
+@needs_slices
 @pytest.mark.parametrize("name", NAMES)
 def test_dice_is_true_to_four_digits_or_not_claimed(name):
     outcomes = verify_bundle(BUNDLES / name, SLICES, DICE)

@@ -26,8 +26,8 @@ from common.partition_model import (
     predict_slices,
 )
 from common.partitioning import partition
-from common.zoo.partition_benchmark import Setting
-from common.zoo.partition_report import MACHINES, compare, foretell, format_forecast, write_report
+from common.zoo.benchmarks.partition import Setting
+from common.zoo.benchmarks.partition_report import MACHINES, compare, foretell, format_forecast, write_report
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PERFECT = Link(float("inf"), 0.0)
@@ -98,7 +98,7 @@ def test_ranks_count_the_bytes_that_the_model_counts(kind, copy_bundle, tmp_path
     network = LiteUNet(channels=[16] * 5)
     save_weights(network, tmp_path / "model.pt")
     before = f"""
-from common.zoo.partition_benchmark import measure_rank
+from common.zoo.benchmarks.partition import measure_rank
 measure_rank({kind!r}, {json.dumps(setting)!r}, {str(tmp_path)!r})
 import os
 os._exit(0)

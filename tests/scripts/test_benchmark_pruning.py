@@ -13,8 +13,8 @@ from bundle_runs import load_script, run_well
 from common.complexity import count_flops, count_nonzero_parameters
 from common.errors import InputError
 from common.kits.cases import find_cases, split_cases, write_split
-from common.zoo import pruning_report
-from common.zoo.pruning_report import measure_latencies
+from common.zoo.benchmarks import pruning_report
+from common.zoo.benchmarks.pruning_report import measure_latencies
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 import torch
-from bundle_runs import BUNDLES, ROOT, load_script, read_network, run_well
+from bundle_runs import BUNDLES, SCHEMA, load_script, read_network, run_well
 from monai.bundle import verify_metadata, verify_net_in_out
 
 from common.complexity import count_flops, count_nonzero_parameters, count_parameters
@@ -18,7 +18,6 @@ from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
 from common.pruning import measure_sparsity
 
-SCHEMA = ROOT / "common/zoo/meta_schema_20240725.json"
 SD_UNET = "kits_sd_unet_segmentation"
 
 

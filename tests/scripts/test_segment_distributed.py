@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 from apart_runs import SCRIPT, start_apart
+from bundle_runs import SLICES, needs_slices
 
 from common.errors import InputError
 from common.kits.cases import find_cases
 from common.segmentation import Segmenter, segment_to_folder
 
-SLICES = Path(os.environ.get("KITS_SLICES", Path(__file__).resolve().parents[3] / "shared/kits19-slices"))
-needs_slices = pytest.mark.skipif(not SLICES.is_dir(), reason=f"no KiTS19 slices in {SLICES}; set KITS_SLICES")
 TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 

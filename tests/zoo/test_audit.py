@@ -16,10 +16,9 @@ from common.errors import InputError
 from common.layer_graph import measure_layers
 from common.networks import LiteUNet
 from common.pruning import SigmaThreshold
-from common.zoo import claims
-from common.zoo.audit import SECTIONS, SIGMA_RATIOS, write_audit
-from common.zoo.claims import FULL, POCKET, VERDICTS, build, collect_findings, judge, judge_all
-from common.zoo.paper_counts import (
+from common.zoo.audit import SECTIONS, SIGMA_RATIOS, claims, write_audit
+from common.zoo.audit.claims import FULL, POCKET, VERDICTS, build, collect_findings, judge, judge_all
+from common.zoo.audit.paper_counts import (
     compute_sigma_share,
     compute_valid_size,
     convert_dice_to_iou,

@@ -7,9 +7,9 @@ import csv
 import pytest
 import torch
 
-from common.zoo import benchmark, benchmark_report
-from common.zoo.benchmark import BACKENDS, REFERENCE, measure, open_backends, spread
-from common.zoo.benchmark_report import read_speed, write_speed
+from common.zoo.benchmarks import speed, speed_report
+from common.zoo.benchmarks.speed import BACKENDS, REFERENCE, measure, open_backends, spread
+from common.zoo.benchmarks.speed_report import read_speed, write_speed
 from common.zoo.variants import VARIANTS, Variant
 
 TINY = tuple(
@@ -22,13 +22,13 @@ BASIC = Variant("basic", "basic", "", "", {"_target_": "BasicUNet", "spatial_dim
 @pytest.fixture
 def tiny(monkeypatch):
     """Two small networks in place of the five and the baselines, and small probes."""
-    for module in (benchmark, benchmark_report):
+    for module in (speed, speed_report):
         monkeypatch.setattr(module, "VARIANTS", TINY)
         monkeypatch.setattr(module, "BASELINES", ())
-    monkeypatch.setattr(benchmark_report, "TITLES", {row.name: row.title for row in TINY})
+    monkeypatch.setattr(speed_report, "TITLES", {row.name: row.title for row in TINY})
     for name, size in {"SIDE": 16, "COPIED": 1024, "ROWS": 32, "COLUMNS": 32}.items():
-        monkeypatch.setattr(benchmark, name, size)
-    monkeypatch.setattr(benchmark, "SLICE", (1, 1, 32, 32))
+        monkeypatch.setattr(speed, name, size)
+    monkeypatch.setattr(speed, "SLICE", (1, 1, 32, 32))
 
 
 @pytest.mark.parametrize("row", [TINY[0], BASIC], ids=lambda row: row.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.complexity import count_flops, count_parameters
-from common.zoo.benchmark import build
+from common.zoo.benchmarks.speed import build
 from common.zoo.tables import collect_rows, format_dice, format_networks, write_pareto
 from common.zoo.variants import BASELINES, VARIANTS
 

@@ -24,9 +24,9 @@ from common.networks import LiteUNet, load_weights
 from common.networks.weights import read_weights, save_weights
 from common.segmentation import Segmenter
 from common.zoo.bundling import PACKAGE, write_bundle
-from common.zoo.label_order import find_listings
 from common.zoo.variants import VARIANTS
 from common.zoo.verification import CHECKS, FILES, verify_bundle
+from common.zoo.verification.label_order import find_listings
 
 CHANNELS, WIDER = [16] * 5, [20] * 5
 METADATA, README, WEIGHTS = "configs/metadata.json", "docs/README.md", "models/model.pt"

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from ..kits.cases import read_split
-from ..segmentation import Segmenter
-from .records import count_predictions, count_segmentations, pool_dice
-from .verified_bundle import Bundle, NotChecked
+from ...kits.cases import read_split
+from ...segmentation import Segmenter
+from ..records import count_predictions, count_segmentations, pool_dice
+from .bundle import Bundle, NotChecked
 
 TOLERANCE = 1e-4
 

@@ -1,4 +1,4 @@
-"""docs/speed.md: what `common.zoo.benchmark` measured, as a table of ratios, a CSV and a plot."""
+"""docs/speed.md: what `common.zoo.benchmarks.speed` measured, as a table of ratios, a CSV and a plot."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..files import replace_file
-from ..kits.scores import write_table
-from .benchmark import BACKENDS
-from .pages import format_markdown_table, replace_section
-from .variants import BASELINES, VARIANTS
+from ...files import replace_file
+from ...kits.scores import write_table
+from ..pages import format_markdown_table, replace_section
+from ..variants import BASELINES, VARIANTS
+from .speed import BACKENDS
 
 TITLES = {row.name: row.title for row in (*VARIANTS, *BASELINES)}
 

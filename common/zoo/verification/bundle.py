@@ -16,10 +16,10 @@ from monai.bundle import ConfigParser
 from monai.config import PathLike
 from torch import nn
 
-from ..bundles import open_bundle
-from ..errors import InputError
-from ..kits.cases import find_cases
-from ..networks import load_weights
+from ...bundles import open_bundle
+from ...errors import InputError
+from ...kits.cases import find_cases
+from ...networks import load_weights
 from .label_order import normalize
 
 README, METADATA, WEIGHTS = "docs/README.md", "configs/metadata.json", "models/model.pt"

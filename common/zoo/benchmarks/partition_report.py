@@ -12,9 +12,9 @@ from statistics import median
 import torch
 from matplotlib.figure import Figure
 
-from ..errors import InputError
-from ..files import replace_file
-from ..partition_model import (
+from ...errors import InputError
+from ...files import replace_file
+from ...partition_model import (
     Link,
     Work,
     count_pipeline_bytes,
@@ -24,8 +24,8 @@ from ..partition_model import (
     predict_pipeline,
     predict_slices,
 )
-from ..partitioning import partition, tabulate
-from .pages import format_markdown_table, replace_section
+from ...partitioning import partition, tabulate
+from ..pages import format_markdown_table, replace_section
 
 KINDS = {"pipeline": "pipeline", "slices": "data, slices of one case", "cases": "data, whole cases"}
 MACHINES = (2, 4, 8, 16, 32, 64)

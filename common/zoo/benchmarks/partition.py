@@ -16,19 +16,19 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from ..bundles import build_on_meta, open_bundle
-from ..distributed import ApartNetwork, PipelinedNetwork, SharedNetwork
-from ..layer_graph import measure_layers
-from ..networks import LiteUNet, load_weights
-from ..networks.weights import save_weights
-from ..partitioning import partition
-from ..processes import gather, join_processes
-from ..stages import IMAGE, split_network
+from ...bundles import build_on_meta, open_bundle
+from ...distributed import ApartNetwork, PipelinedNetwork, SharedNetwork
+from ...layer_graph import measure_layers
+from ...networks import LiteUNet, load_weights
+from ...networks.weights import save_weights
+from ...partitioning import partition
+from ...processes import gather, join_processes
+from ...stages import IMAGE, split_network
 
 SMALL, LARGE = 2**8, 2**22  # floats of a message, for latency and for bandwidth
 PROGRAM = """
 import sys
-from common.zoo.partition_benchmark import measure_rank
+from common.zoo.benchmarks.partition import measure_rank
 measure_rank(*sys.argv[1:])
 """
 
@@ -65,7 +65,7 @@ def run_processes(kind: str, processes: int, setting: Setting, folder: Path) -> 
         save_weights(LiteUNet(**build_on_meta(setting.bundle).arguments), weights)
     launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--no-python"]
     program = [sys.executable, "-W", "ignore", "-c", PROGRAM, kind, json.dumps(asdict(setting)), str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
     subprocess.run([*launcher, f"--nproc_per_node={processes}", *program], check=True, env=environment)
     return json.loads(result.read_text())
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from monai.bundle.scripts import _get_fake_spatial_shape
 
-from ..complexity import count_flops, count_nonzero_parameters, count_parameters
-from ..files import hash_file
-from ..networks import load_weights
-from .verified_bundle import METADATA, NOT_RECORDED, WEIGHTS, Bundle, NotChecked, compare, flatten
+from ...complexity import count_flops, count_nonzero_parameters, count_parameters
+from ...files import hash_file
+from ...networks import load_weights
+from .bundle import METADATA, NOT_RECORDED, WEIGHTS, Bundle, NotChecked, compare, flatten
 
 
 def check_network(bundle: Bundle) -> Iterator[str]:

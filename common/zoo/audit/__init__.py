@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from ..complexity import count_flops, count_parameters
-from ..errors import InputError
+from ...complexity import count_flops, count_parameters
+from ...errors import InputError
+from ..pages import format_markdown_table, replace_section
 from .claims import FULL, POCKET, build, collect_findings
-from .pages import format_markdown_table, replace_section
 from .paper_counts import compute_sigma_share, count_pocketnet, count_stem_network, count_weights
 
 # SD-UNet, Table 1: millions of parameters, millions of FLOPs, MB; those that are audited

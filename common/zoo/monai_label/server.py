@@ -19,9 +19,9 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from ..errors import InputError
+from ...errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 REQUIREMENTS = ROOT / "requirements-label.txt"
 ENVIRONMENT = ROOT / ".label-venv"
 HOST = "127.0.0.1"

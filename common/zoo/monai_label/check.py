@@ -14,10 +14,10 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from ..bundles import open_bundle
-from ..errors import InputError
-from ..kits.phantom import write_phantom_case
-from .label_server import ENVIRONMENT, ask, infer, run, run_server, train, write_app
+from ...bundles import open_bundle
+from ...errors import InputError
+from ...kits.phantom import write_phantom_case
+from .server import ENVIRONMENT, ask, infer, run, run_server, train, write_app
 
 LABELS = {"kidney": 1, "tumor": 2}
 WRONG_WEIGHTS = "Checkpoint keys don't match"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from ..layer_graph import Layer
+from ...layer_graph import Layer
 
 
 def count_weights(network: nn.Module) -> int:

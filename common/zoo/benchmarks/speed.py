@@ -14,11 +14,11 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from ..backends import ExportedNetwork
-from ..exporting import export_network
-from ..kits.inferer import AxialInferer
-from ..networks import LiteUNet
-from .variants import BASELINES, VARIANTS, Variant
+from ...backends import ExportedNetwork
+from ...exporting import export_network
+from ...kits.inferer import AxialInferer
+from ...networks import LiteUNet
+from ..variants import BASELINES, VARIANTS, Variant
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 # what runs, and by which suffix, backend and precision of `common.backends`

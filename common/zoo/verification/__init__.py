@@ -24,11 +24,12 @@ from jsonschema.exceptions import best_match
 from jsonschema.validators import validator_for
 from monai.config import PathLike
 
-from ..errors import InputError, find_input_error
-from ..kits.phantom import write_phantom_dataset
+from ...errors import InputError, find_input_error
+from ...kits.phantom import write_phantom_dataset
+from .bundle import METADATA, NOT_RECORDED, README, WEIGHTS, Bundle, NotChecked, compare, flatten
 from .documented_commands import find_command_problems
 from .label_order import find_listings, format_labels, read_codes
-from .verification_network import (
+from .network import (
     check_complexity,
     check_devices,
     check_network,
@@ -36,8 +37,7 @@ from .verification_network import (
     check_state_dict,
     check_weights_file,
 )
-from .verification_scores import check_fold_scores, check_shipped_scores
-from .verified_bundle import METADATA, NOT_RECORDED, README, WEIGHTS, Bundle, NotChecked, compare, flatten
+from .scores import check_fold_scores, check_shipped_scores
 
 FILES = ("LICENSE", METADATA, "configs/inference.json", README, "docs/data_license.txt", WEIGHTS)
 VERSION_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}

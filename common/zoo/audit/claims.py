@@ -14,11 +14,12 @@ from functools import cache
 import torch
 from torch import nn
 
-from ..complexity import count_flops, count_parameters
-from ..layer_graph import measure_layers
-from ..networks import LiteUNet
-from ..partitioning import partition, tabulate
-from ..pruning import prune_by_magnitude
+from ...complexity import count_flops, count_parameters
+from ...layer_graph import measure_layers
+from ...networks import LiteUNet
+from ...partitioning import partition, tabulate
+from ...pruning import prune_by_magnitude
+from ..variants import ABLATIONS, VARIANTS
 from .paper_counts import (
     compute_sigma_share,
     compute_valid_size,
@@ -29,7 +30,6 @@ from .paper_counts import (
     count_stem_network,
     count_weights,
 )
-from .variants import ABLATIONS, VARIANTS
 
 # from good to bad
 VERDICTS = ("exact", "nearly", "artefact", "not reproduced", "not tested")

@@ -15,10 +15,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from ..bundles import open_bundle
-from ..complexity import measure_complexity
-from ..files import replace_file
-from .pages import format_markdown_table, replace_section
+from ...bundles import open_bundle
+from ...complexity import measure_complexity
+from ...files import replace_file
+from ..pages import format_markdown_table, replace_section
 
 ROUNDS = 15
 INPUT_SHAPE = (1, 1, 256, 256)

@@ -1,0 +1,1 @@
+"""How fast the networks are: alone, split over processes, and pruned."""

@@ -1,0 +1,1 @@
+"""The bundles in a real MONAI Label server."""
