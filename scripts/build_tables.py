@@ -1,4 +1,4 @@
-"""Write README's table of networks and docs/pareto.png anew, from metadata, records and docs/speed.csv."""
+"""Write anew README's table of networks, that of trainings in docs/protocol.md, docs/pareto.png and docs/curves.png."""
 
 from __future__ import annotations
 

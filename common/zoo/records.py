@@ -30,9 +30,9 @@ RECORDS = REPOSITORY / "docs/cross_validation"
 CLASSES = {"kidney_and_tumor": "kidney", "tumor": "tumor"}
 
 
-def read_record(name: str) -> dict[str, Any]:
+def read_record(name: str, folder: Path | None = None) -> dict[str, Any]:
     """The record of a bundle; empty where there is none."""
-    path = RECORDS / f"{name}.json"
+    path = (folder or RECORDS) / f"{name}.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 

@@ -1,4 +1,4 @@
-"""README's table of networks and the plot of Dice against FLOPs: what metadata, records and the benchmark say."""
+"""README's table of networks, the protocol's of trainings, and their plots: what metadata, records and CSVs say."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ..files import replace_file
 from .benchmarks.speed import CHANNELS_LAST, build
 from .benchmarks.speed_report import read_speed
 from .bundling import BUNDLES
+from .curves import draw_curves, tabulate_trainings
 from .pages import format_markdown_table, replace_section
-from .records import REPOSITORY, read_record
+from .records import RECORDS, REPOSITORY, read_record
 from .variants import BASELINES, VARIANTS, Variant
 
 NOT_MEASURED = "-"
@@ -35,11 +36,18 @@ class Row:
 
 
 def write_tables(root: Path) -> None:
-    """Bring README.md and docs/pareto.png of the repository up to date."""
+    """Bring README.md, docs/protocol.md, docs/pareto.png and docs/curves.png of the repository up to date."""
     rows = collect_rows()
     replace_section(root / "README.md", "networks", format_networks(rows))
-    if any(row.dice for row in rows):
+    if trained := list_trained():
+        replace_section(root / "docs/protocol.md", "trainings", tabulate_trainings(trained, RECORDS))
         write_pareto(root / "docs/pareto.png", rows)
+        draw_curves(root / "docs/curves.png", trained, RECORDS)
+
+
+def list_trained() -> list[str]:
+    """Names of the networks with a cross-validated score."""
+    return [row.name for row in (*VARIANTS, *BASELINES) if "cross_validation" in read_record(row.name)]
 
 
 def collect_rows() -> list[Row]:

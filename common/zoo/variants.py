@@ -140,3 +140,4 @@ ABLATIONS = {
     "U-Net (GN)": {"norm": GROUP_NORM},
     "SD-UNet with BN": {**VARIANTS[2].network, "norm": BATCH_NORM},
 }
+TITLES = {row.name: row.title for row in (*VARIANTS, *BASELINES)}

@@ -22,9 +22,8 @@ BASIC = Variant("basic", "basic", "", "", {"_target_": "BasicUNet", "spatial_dim
 @pytest.fixture
 def tiny(monkeypatch):
     """Two small networks in place of the five and the baselines, and small probes."""
-    for module in (speed, speed_report):
-        monkeypatch.setattr(module, "VARIANTS", TINY)
-        monkeypatch.setattr(module, "BASELINES", ())
+    monkeypatch.setattr(speed, "VARIANTS", TINY)
+    monkeypatch.setattr(speed, "BASELINES", ())
     monkeypatch.setattr(speed_report, "TITLES", {row.name: row.title for row in TINY})
     for name, size in {"SIDE": 16, "COPIED": 1024, "ROWS": 32, "COLUMNS": 32}.items():
         monkeypatch.setattr(speed, name, size)

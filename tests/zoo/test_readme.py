@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from common.complexity import count_flops, count_parameters
+from common.kits.scores import write_table
 from common.zoo.benchmarks.speed import build
-from common.zoo.tables import collect_rows, format_dice, format_networks, write_pareto
+from common.zoo.curves import draw_curves, read_trainings, tabulate_trainings
+from common.zoo.records import RECORDS
+from common.zoo.tables import collect_rows, format_dice, format_networks, list_trained, write_pareto
 from common.zoo.variants import BASELINES, VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +46,34 @@ def test_the_plot_joins_the_networks_that_no_other_beats(tmp_path):
     scored = [replace(row, dice={"kidney_and_tumor": 0.8, "tumor": 0.7}, folds=3) for row in rows]
     write_pareto(tmp_path / "pareto.png", scored)
     assert (tmp_path / "pareto.png").stat().st_size > 10_000
+
+
+def test_the_protocol_tells_how_every_training_ended():
+    trained = list_trained()
+    table = f"{tabulate_trainings(trained, RECORDS)}\n" if trained else ""
+    remedy = "the trainings in docs/protocol.md differ; remedy: python scripts/build_tables.py"
+    assert f"<!-- trainings -->\n{table}<!-- /trainings -->" in (ROOT / "docs/protocol.md").read_text(), remedy
+
+
+def test_curves_and_their_table(tmp_path):
+    """Two networks, one of them with a single fold: what no fold held out is not drawn as Dice."""
+    for name, folds in ((VARIANTS[0].name, ("fold_1", "fold_2", "fold_3", "all")), (BASELINES[0].name, ("fold_1",))):
+        rows = [
+            {"fold": fold, "stage": "fine", "epoch": epoch, "loss": 1 / epoch, "kidney_dice": 0.5, "tumor_dice": 0.4}
+            for fold in folds
+            for epoch in (1, 2)
+        ]
+        write_table(rows, tmp_path / f"{name}.csv")
+        scores = {"kidney_and_tumor": 0.8126, "tumor": 0.7}
+        scored = [{"split_file": f"docs/folds/{fold}.json", **scores} for fold in folds if fold != "all"]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"cross_validation": {**scores, "folds": scored}}))
+    names = [VARIANTS[0].name, BASELINES[0].name]
+    assert list(read_trainings(names[0], tmp_path)) == ["fold_1", "fold_2", "fold_3", "all"]
+    lines = tabulate_trainings(names, tmp_path).splitlines()[2:]
+    assert lines[0] == f"| {VARIANTS[0].title} | fold_1 | 0.813 | 0.700 | 2 | 0.5 |"
+    assert len(lines) == 4 + 2
+    draw_curves(tmp_path / "curves.png", names, tmp_path)
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
 def test_linked_files_exist():

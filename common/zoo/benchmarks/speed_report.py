@@ -12,10 +12,8 @@ from matplotlib.figure import Figure
 from ...files import replace_file
 from ...kits.scores import write_table
 from ..pages import format_markdown_table, replace_section
-from ..variants import BASELINES, VARIANTS
+from ..variants import TITLES
 from .speed import BACKENDS
-
-TITLES = {row.name: row.title for row in (*VARIANTS, *BASELINES)}
 
 
 def write_speed(folder: Path, rows: Sequence[Mapping], machine: Mapping[str, float], threads: int) -> None:
