@@ -7,6 +7,8 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/ready
 BUNDLE := bundles/kits_pocket_unet_segmentation
 DEMO := $(CURDIR)/demo
+# a worker that dies ends the run: with another in its place, xdist waits for ever
+PARALLEL := -n 2 --dist loadgroup --max-worker-restart 0
 
 ifdef DATA
 DEMO_DATA := $(abspath $(DATA))
@@ -44,10 +46,10 @@ endif
 test: $(READY)
 	$(BIN)/python -m ruff check common scripts tests
 	$(BIN)/python scripts/build_bundles.py --check
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup --durations 10
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) --durations 10
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow --durations 10
+	$(BIN)/python -m pytest -m slow $(PARALLEL) --durations 25
 
 bundles: $(READY)
 	$(BIN)/python scripts/build_bundles.py

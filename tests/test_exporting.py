@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,12 +14,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from bundle_runs import BUNDLES, SLICES, needs_slices, read_network
+from bundle_runs import BUNDLES, ROOT, SLICES, needs_slices, read_network
 from monai.data import load_net_with_metadata
 from torch import nn
 
 from common import exporting
-from common.backends import BACKENDS, ExportedNetwork, load_exported, open_network
+from common.backends import BACKENDS, ExportedNetwork, load_exported, open_core, open_network
 from common.bundles import open_bundle
 from common.errors import InputError, find_input_error
 from common.exporting import FORMATS, export_bundle, export_network, import_package
@@ -153,7 +154,7 @@ def test_every_file_carries_its_metadata(exports):
     extra = {"metadata.json": ""}
     torch.export.load(files[".pt2"], extra_files=extra)
     (prop,) = onnx.load(files[".onnx"]).metadata_props
-    model = openvino.Core().read_model(files[".xml"])
+    model = open_core().read_model(files[".xml"])
     texts = [extra["metadata.json"], prop.value, model.get_rt_info(["metadata.json"]).astype(str)]
     assert prop.key == "metadata.json" and [json.loads(text) for text in texts] == [metadata] * 3
 
@@ -166,7 +167,7 @@ def test_inputs_and_outputs_have_names_and_free_sizes(exports):
         (value,) = values
         dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         assert (value.name, dims) == (name, ["batch", channels, "height", "width"])
-    model = openvino.Core().read_model(files[".xml"])
+    model = open_core().read_model(files[".xml"])
     assert [model.input("image").partial_shape[axis].is_dynamic for axis in (0, 2, 3)] == [True] * 3
     assert model.output("pred").partial_shape[1].get_length() == 3
     assert torch.jit.load(files[".ts"])(image=torch.rand(1, 1, 16, 16)).shape == (1, 3, 16, 16)
@@ -175,11 +176,11 @@ def test_inputs_and_outputs_have_names_and_free_sizes(exports):
 
 def test_openvino_keeps_its_weights_in_full_precision_and_bf16_is_close(exports):
     network, files, _ = exports
-    constants = [op for op in openvino.Core().read_model(files[".xml"]).get_ops() if op.get_type_name() == "Constant"]
+    constants = [op for op in open_core().read_model(files[".xml"]).get_ops() if op.get_type_name() == "Constant"]
     assert not [op for op in constants if op.get_element_type() == openvino.Type.f16]
     with warnings.catch_warnings(record=True) as caught:
         exported = ExportedNetwork(files[".xml"], "openvino", "bf16")
-    has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    has_bf16 = "BF16" in open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     assert [str(warning.message)[:12] for warning in caught] == ([] if has_bf16 else ["this CPU has"])
     assert find_largest_difference(network, exported) < 0.1
 
@@ -370,3 +371,21 @@ def test_a_backend_segments_as_pytorch_does_and_says_so(weighted_bundle, phantom
     assert other.describe(case)["Parameters"] == eager.describe(case)["Parameters"] == "53,027"
     with pytest.raises(InputError, match="device: expected cpu, where exported networks run, found meta"):
         Segmenter(weighted_bundle, "meta", backend="openvino")
+
+
+def test_a_signal_after_networks_in_openvino_are_gone_is_no_crash(tmp_path):
+    """In a process of its own, which would crash as a whole; see `open_core`."""
+    export_network(LiteUNet(channels=[2] * 5), tmp_path / "network.xml", {})
+    code = f"""
+import faulthandler, gc, signal, subprocess
+from common.backends import ExportedNetwork
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+first, second = (ExportedNetwork({str(tmp_path / "network.xml")!r}, "openvino") for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+subprocess.run(["true"])
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -57,7 +57,7 @@ STAGES = {
     "sparse": Stage(36, 256, {}, ("train", "prune")),
 }
 # of one stage; a backward pass counts as two forward ones
-MAX_FLOPS = 120e12
+MAX_FLOPS = 240e12
 SLICES, SPATIAL_SIZE = 66, 256
 
 

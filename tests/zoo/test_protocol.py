@@ -146,8 +146,8 @@ def test_a_baseline_becomes_a_bundle_of_its_own(baseline, tmp_path):
     ("stage", "flops", "epochs", "batch_size"),
     [
         (Stage(60, 128, {}), 1_775_501_312, 60, 4),
-        (Stage(60, 128, {}), UNET_FLOPS, 25, 2),  # 3 x 96.2 GFLOP x 66 slices / 4 = 4.76 TFLOP an epoch
-        (Stage(24, 256, {}), UNET_FLOPS, 6, 2),
+        (Stage(60, 128, {}), UNET_FLOPS, 50, 2),  # 3 x 96.2 GFLOP x 66 slices / 4 = 4.76 TFLOP an epoch
+        (Stage(24, 256, {}), UNET_FLOPS, 12, 2),
     ],
 )
 def test_no_stage_costs_more_than_the_budget(stage, flops, epochs, batch_size):

@@ -6,7 +6,9 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
@@ -117,6 +119,17 @@ def load_exported(
     return exported
 
 
+@cache
+def open_core() -> Any:
+    """
+    OpenVINO's entry, one for the whole process.
+
+    Every `Core` that compiles moves the signals of the main thread to a stack of its own, and when it is deleted back to
+    the one before, which another may have freed (OpenVINO 2026.4.1): the next signal then kills Python.
+    """
+    return import_package("openvino").Core()
+
+
 def check_backend(backend: str, precision: str) -> None:
     """
     Raises:
@@ -153,7 +166,7 @@ def _open_onnx(path: Path, _: str) -> tuple[Forward, str]:
 
 
 def _open_openvino(path: Path, precision: str) -> tuple[Forward, str]:
-    core = import_package("openvino").Core()
+    core = open_core()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         warnings.warn("this CPU has no bf16 arithmetic: it will be slower than f32", stacklevel=2)
     model = core.read_model(path)
