@@ -124,8 +124,8 @@ def open_core() -> Any:
     """
     OpenVINO's entry, one for the whole process.
 
-    Every `Core` that compiles moves the signals of the main thread to a stack of its own, and when it is deleted back to
-    the one before, which another may have freed (OpenVINO 2026.4.1): the next signal then kills Python.
+    Every `Core` that compiles moves the signals of the main thread to a stack of its own, and when it is deleted to the
+    one before, which another may have freed (OpenVINO 2026.4.1): the next signal then kills Python.
     """
     return import_package("openvino").Core()
 
