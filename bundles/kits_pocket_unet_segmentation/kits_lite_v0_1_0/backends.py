@@ -33,7 +33,7 @@ class ExportedNetwork:
         path: file that `export_network` wrote.
         backend: `"torch"`, `"onnxruntime"` or `"openvino"`; takes as many threads as PyTorch has.
         precision: of the computation, `"f32"` or, with OpenVINO, `"bf16"`; slower, and warned of, where the CPU
-            has none.
+            has none. Of an int8 file, see `common.quantization`, what is not int8 is computed so.
 
     Raises:
         InputError: when an argument is wrong, the backend's package is missing, or the file is not such a file.
@@ -126,7 +126,8 @@ def check_backend(backend: str, precision: str) -> None:
         raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, found {backend}.")
     precisions = PRECISIONS if backend == "openvino" else PRECISIONS[:1]
     if precision not in precisions:
-        raise InputError(f"precision: expected {' or '.join(precisions)} with {backend}, found {precision}.")
+        remedy = "; export.py writes int8 files" if precision == "int8" else ""
+        raise InputError(f"precision: expected {' or '.join(precisions)} with {backend}, found {precision}{remedy}.")
     import_package(backend)
 
 
