@@ -6,9 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
@@ -17,7 +15,7 @@ from torch import nn
 
 from . import __version__
 from .errors import InputError
-from .exporting import METADATA, export_network, import_package, read_metadata
+from .exporting import METADATA, export_network, import_package, open_core, read_metadata
 from .networks import load_weights
 
 # the suffixes that a backend runs; it exports to the first
@@ -35,7 +33,7 @@ class ExportedNetwork:
         path: file that `export_network` wrote.
         backend: `"torch"`, `"onnxruntime"` or `"openvino"`; takes as many threads as PyTorch has.
         precision: of the computation, `"f32"` or, with OpenVINO, `"bf16"`; slower, and warned of, where the CPU
-            has none.
+            has none. Of an int8 file, see `common.quantization`, what is not int8 is computed so.
 
     Raises:
         InputError: when an argument is wrong, the backend's package is missing, or the file is not such a file.
@@ -119,17 +117,6 @@ def load_exported(
     return exported
 
 
-@cache
-def open_core() -> Any:
-    """
-    OpenVINO's entry, one for the whole process.
-
-    Every `Core` that compiles moves the signals of the main thread to a stack of its own, and when it is deleted to the
-    one before, which another may have freed (OpenVINO 2026.4.1): the next signal then kills Python.
-    """
-    return import_package("openvino").Core()
-
-
 def check_backend(backend: str, precision: str) -> None:
     """
     Raises:
@@ -139,7 +126,8 @@ def check_backend(backend: str, precision: str) -> None:
         raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, found {backend}.")
     precisions = PRECISIONS if backend == "openvino" else PRECISIONS[:1]
     if precision not in precisions:
-        raise InputError(f"precision: expected {' or '.join(precisions)} with {backend}, found {precision}.")
+        remedy = "; export.py writes int8 files" if precision == "int8" else ""
+        raise InputError(f"precision: expected {' or '.join(precisions)} with {backend}, found {precision}{remedy}.")
     import_package(backend)
 
 

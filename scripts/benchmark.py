@@ -1,4 +1,8 @@
-"""Time every network with every backend, interleaved in one run; writes docs/speed.md, speed.csv and speed.png."""
+"""
+Time every network with every backend, interleaved in one run; writes docs/speed.md, speed.csv and speed.png.
+
+With --dataset_dir, what int8 changes in Dice comes after; with --rounds 0, alone.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,10 @@ from pathlib import Path
 import torch
 
 from common.errors import report_input_errors
+from common.zoo.benchmarks.int8_dice import tabulate_dice
 from common.zoo.benchmarks.speed import measure
 from common.zoo.benchmarks.speed_report import tabulate_ratios, write_speed
+from common.zoo.pages import replace_section
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 EXAMPLE = "example: python scripts/benchmark.py --rounds 15 --volume-rounds 3"
@@ -19,15 +25,21 @@ EXAMPLE = "example: python scripts/benchmark.py --rounds 15 --volume-rounds 3"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--rounds", type=int, default=15, help="of one slice of 256 x 256 (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="of one slice of 256 x 256; 0: none (%(default)s)")
     parser.add_argument("--volume-rounds", type=int, default=3, help="of a volume (%(default)s)")
     parser.add_argument("--volume-slices", type=int, default=100, help="of 512 x 512 in a volume (%(default)s)")
+    parser.add_argument("--dataset_dir", type=Path, help="KiTS folder to measure Dice on, in float32 and in int8")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of speed.md")
     arguments = parser.parse_args(arguments)
     report_input_errors()
-    rows, machine = measure(arguments.rounds, arguments.volume_rounds, arguments.volume_slices)
-    write_speed(arguments.output, rows, machine, torch.get_num_threads())
-    print(tabulate_ratios(rows, "slice"))
+    if arguments.rounds:
+        rows, machine = measure(arguments.rounds, arguments.volume_rounds, arguments.volume_slices)
+        write_speed(arguments.output, rows, machine, torch.get_num_threads())
+        print(tabulate_ratios(rows, "slice"))
+    if arguments.dataset_dir:
+        table = tabulate_dice(arguments.dataset_dir)
+        replace_section(arguments.output / "speed.md", "dice", table)
+        print(table)
     return 0
 
 

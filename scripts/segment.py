@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--backend", default="torch", help=f"what computes: {', '.join(BACKENDS)}")
     parser.add_argument("--exported", metavar="FILE", help="what export.py wrote; by default exported at need")
-    parser.add_argument("--precision", default="f32", help=f"{' or '.join(PRECISIONS)}, of backend openvino")
+    parser.add_argument(
+        "--precision", default="f32", help=f"{' or '.join(PRECISIONS)}, of backend openvino, where not int8"
+    )
     parser.add_argument("--series", help="UID of the DICOM series, where the folder holds several")
     arguments = parser.parse_args(arguments)
     report_input_errors()

@@ -19,10 +19,10 @@ from monai.data import load_net_with_metadata
 from torch import nn
 
 from common import exporting
-from common.backends import BACKENDS, ExportedNetwork, load_exported, open_core, open_network
+from common.backends import BACKENDS, ExportedNetwork, load_exported, open_network
 from common.bundles import open_bundle
 from common.errors import InputError, find_input_error
-from common.exporting import FORMATS, export_bundle, export_network, import_package
+from common.exporting import FORMATS, export_bundle, export_network, import_package, open_core
 from common.files import hash_file
 from common.kits.cases import find_cases
 from common.networks import LiteUNet

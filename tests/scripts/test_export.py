@@ -67,10 +67,14 @@ def test_what_is_exported_is_what_segment_takes(weighted_bundle, phantoms, run_s
 
 
 def test_wrong_words_on_the_command_line_are_one_line(copy_bundle, phantoms, tmp_path):
-    bundle, output = copy_bundle(), ["--output", tmp_path / "out"]
+    bundle, output, int8 = copy_bundle(), ["--output", tmp_path / "out"], ["--precision", "int8"]
     commands = {
         "format: expected one of": ["export.py", "--bundle", bundle, "--format", "tflite"],
         "no weights here": ["export.py", "--bundle", bundle, "--format", "onnx"],
+        "format: expected openvino, which alone has int8": [
+            *("export.py", "--bundle", bundle, "--format", "onnx", *int8, "--dataset_dir", phantoms)
+        ],
+        "dataset_dir: expected images": ["export.py", "--bundle", bundle, "--format", "openvino", *int8],
         "backend: expected one of": ["segment.py", "--bundle", bundle, "--input", phantoms, "--backend", "tensorrt"],
     }
     for words, command in commands.items():
@@ -101,6 +105,25 @@ def test_the_overlays_segment_as_inference_does(rendered, phantoms, tmp_path):
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1 and len(lines) == 1 and "found others; export it anew" in lines[0]
     assert "Traceback" not in done.stderr and not (tmp_path / "refused").exists()
+
+
+@pytest.mark.slow
+def test_an_int8_file_runs_in_segment_and_in_the_overlay(rendered, phantoms, tmp_path):
+    command = [sys.executable, ROOT / "scripts/export.py", "--bundle", rendered, "--format", "openvino"]
+    command += ["--precision", "int8", "--dataset_dir", phantoms, "--output", tmp_path / "exported"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    exported = tmp_path / f"exported/{POCKET}_int8.xml"
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{exported}\n", "")
+    options = {"backend": "openvino", "exported": exported}
+    command = [sys.executable, ROOT / "scripts/segment.py", "--bundle", rendered, "--input", phantoms]
+    for folder, words in {"torch": {}, "int8": options}.items():
+        arguments = [str(word) for key, value in words.items() for word in (f"--{key}", value)]
+        subprocess.run([*command, "--output", tmp_path / folder, *arguments], check=True, capture_output=True)
+    run = {"dataset_dir": phantoms, "output_dir": tmp_path / "overlay", "exported": exported}
+    run_well(rendered, "inference", "inference_openvino", **run)
+    expected, found = read_maps(tmp_path / "torch"), read_maps(tmp_path / "int8")
+    assert len(np.unique(expected)) > 1 and 0 < (expected != found).mean() < 0.1
+    assert (found != read_maps(tmp_path / "overlay")).mean() <= 1e-4
 
 
 @pytest.mark.slow

@@ -18,8 +18,9 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -108,14 +109,32 @@ def export_network(network: nn.Module, path: Path, metadata: dict[str, Any]) -> 
     Raises:
         InputError: when a package is missing, the network has no `size_divisor`, or the file cannot be written.
     """
+    write_whole(path, WRITERS[path.suffix](prepare_network(network), json.dumps(metadata)))
+
+
+def prepare_network(network: nn.Module) -> NamedNetwork:
+    """
+    The same on the CPU, ready for a converter: weight standardization folded, its argument named.
+
+    Raises:
+        InputError: when the network has no `size_divisor`.
+    """
     if not hasattr(network, "size_divisor"):
         raise InputError(f"network_def: expected a LiteUNet, found {type(network).__name__}.")
     if type(network).__name__ == LiteUNet.__name__:
         # every bundle brings its own copy of the convolution to fold, and of the function that knows it
         package = importlib.import_module(type(network).__module__.rpartition(".")[0])
         network = package.fold_weight_standardization(network)
-    named = NamedNetwork(network).cpu().eval()
-    files = WRITERS[path.suffix](named, json.dumps(metadata))
+    return NamedNetwork(network).cpu().eval()
+
+
+def write_whole(path: Path, files: Mapping[str, bytes]) -> None:
+    """
+    Write the files of one export, content by suffix, all or none of them.
+
+    Raises:
+        InputError: when a file cannot be written.
+    """
     try:
         with ExitStack() as stack:
             for suffix, content in files.items():
@@ -133,24 +152,35 @@ def import_package(name: str) -> ModuleType:
     Raises:
         InputError: when it is not installed.
     """
-    # openvino reports every import and conversion to Google unless this package is missing; clinics would not agree
-    sys.modules.setdefault("openvino_telemetry", None)
+    # openvino and nncf report all they do to Google unless this package is missing; clinics would not agree
+    sys.modules["openvino_telemetry"] = None
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(f"{name}: expected this package to be installed, found none; pip install {name}.") from error
 
 
+@cache
+def open_core() -> Any:
+    """
+    OpenVINO's entry, one for the whole process.
+
+    Every `Core` that compiles moves the signals of the main thread to a stack of its own, and when it is deleted to the
+    one before, which another may have freed (OpenVINO 2026.4.1): the next signal then kills Python.
+    """
+    return import_package("openvino").Core()
+
+
 def _write_torchscript(named: NamedNetwork, metadata: str) -> dict[str, bytes]:
     buffer = io.BytesIO()
-    with _quiet():
+    with quiet():
         torch.jit.save(torch.jit.script(named), buffer, _extra_files={METADATA: metadata})
     return {".ts": buffer.getvalue()}
 
 
 def _write_pt2(named: NamedNetwork, metadata: str) -> dict[str, bytes]:
     buffer = io.BytesIO()
-    with _quiet():
+    with quiet():
         torch.export.save(_export(named), buffer, extra_files={METADATA: metadata})
     return {".pt2": buffer.getvalue()}
 
@@ -158,7 +188,7 @@ def _write_pt2(named: NamedNetwork, metadata: str) -> dict[str, bytes]:
 def _write_onnx(named: NamedNetwork, metadata: str) -> dict[str, bytes]:
     for name in ("onnx", "onnxscript"):
         import_package(name)
-    with _quiet():
+    with quiet():
         exported = _export(_split_group_norm(named))
         program = torch.onnx.export(exported, dynamo=True, output_names=["pred"], verbose=False)
     program.model.metadata_props[METADATA] = metadata
@@ -170,14 +200,23 @@ def _write_onnx(named: NamedNetwork, metadata: str) -> dict[str, bytes]:
 
 
 def _write_openvino(named: NamedNetwork, metadata: str) -> dict[str, bytes]:
-    openvino = import_package("openvino")
-    with _quiet():
-        model = openvino.convert_model(_export(_split_group_norm(named)))
+    return save_openvino(convert_to_openvino(_split_group_norm(named)), metadata)
+
+
+def convert_to_openvino(named: NamedNetwork) -> Any:
+    """The network as an `openvino.Model`, float32, from `image` to `pred`, of any batch, height and width."""
+    with quiet():
+        model = import_package("openvino").convert_model(_export(named))
     model.inputs[0].set_names({"image"})
     model.outputs[0].set_names({"pred"})
+    return model
+
+
+def save_openvino(model: Any, metadata: str) -> dict[str, bytes]:
+    """The files of an `openvino.Model` by suffix, its weights as they are, metadata inside."""
     model.set_rt_info(metadata, [METADATA])
     with tempfile.TemporaryDirectory() as folder:
-        openvino.save_model(model, Path(folder) / "model.xml", compress_to_fp16=False)
+        import_package("openvino").save_model(model, Path(folder) / "model.xml", compress_to_fp16=False)
         # renamed last to first: the graph, which stands for the whole, appears after its weights
         return {suffix: (Path(folder) / f"model{suffix}").read_bytes() for suffix in (".xml", ".bin")}
 
@@ -210,7 +249,7 @@ def _export(named: NamedNetwork) -> ExportedProgram:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the exporters' pages of warnings and progress off the screen."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -79,13 +79,17 @@ class Segmenter:
         if keep_largest is not None and keep_largest < 1:
             raise InputError(f"keep_largest: expected a positive number, found {keep_largest}.")
         self.keep_largest, self.series = keep_largest, series
-        self.backend, self.precision = backend, precision
+        self.backend = backend
         if device is not None:
             parser["device"] = check_device(device)
         if series is not None:
             parser["preprocessing#transforms#0#reader#series"] = series
         self.device = parser.get_parsed_content("device")
         self.network = open_network(parser, backend, exported, precision) if network is None else network
+        # int8 is a property of a file, see `common.quantization`
+        stored = getattr(self.network, "metadata", {})
+        self.precision = f"{stored['precision']}, the rest {precision}" if "precision" in stored else precision
+        self.calibration = stored.get("calibration")
         self.weights_sha256 = hash_file(parser.get_parsed_content("weights"))
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
@@ -141,6 +145,8 @@ class Segmenter:
         settings = (self.weights_sha256, self.keep_largest, self.series)
         if self.backend != "torch":
             settings += (self.backend, self.precision)
+        if self.calibration:
+            settings += (str(self.calibration),)
         return "kits-lite " + hashlib.sha256(repr((state, settings)).encode()).hexdigest()[:32]
 
 

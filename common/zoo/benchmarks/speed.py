@@ -18,14 +18,16 @@ from ...backends import ExportedNetwork
 from ...exporting import export_network
 from ...kits.inferer import AxialInferer
 from ...networks import LiteUNet
+from ...quantization import INT8_SUFFIX, export_quantized
 from ..variants import BASELINES, VARIANTS, Variant
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
-# what runs, and by which suffix, backend and precision of `common.backends`
+# what runs, and by which end of the file's name, backend and precision of `common.backends`
 EXPORTED = {
     "ONNX Runtime": (".onnx", "onnxruntime", "f32"),
     "OpenVINO f32": (".xml", "openvino", "f32"),
     "OpenVINO bf16": (".xml", "openvino", "bf16"),
+    "OpenVINO int8": (INT8_SUFFIX, "openvino", "f32"),
 }
 EAGER, CHANNELS_LAST = "eager", "eager channels_last"
 BACKENDS = (EAGER, CHANNELS_LAST, *EXPORTED)
@@ -42,7 +44,7 @@ def measure(rounds: int, volume_rounds: int, volume_slices: int) -> tuple[list[d
     """
     Time every network with every backend; within a round all take turns, so that load hits all alike.
 
-    Weights are random: they do not matter for speed.
+    Weights, and what int8 is calibrated with, are random: they do not matter for speed.
 
     Args:
         rounds: of one slice of 256 x 256, after one that warms up.
@@ -83,7 +85,9 @@ def open_backends(row: Variant, folder: Path) -> dict[str, Forward]:
     forwards: dict[str, Forward] = {EAGER: network}
     for name, (suffix, backend, precision) in EXPORTED.items():
         path = folder / f"{row.name}{suffix}"
-        if not path.is_file():
+        if suffix == INT8_SUFFIX:
+            export_quantized(network, path, {"name": row.title}, torch.rand(2, *SLICE).numpy())
+        elif not path.is_file():
             export_network(network, path, {"name": row.title})
         forwards[name] = ExportedNetwork(path, backend, precision)
     last = copy.deepcopy(network).to(memory_format=torch.channels_last)

@@ -57,7 +57,7 @@ def draw(rows: Sequence[Mapping]) -> Figure:
     ratios = {(row["network"], row["backend"]): float(row["slice_times_faster"]) for row in rows}
     for number, backend in enumerate(BACKENDS):
         heights = [ratios[name, backend] for name in TITLES]
-        axes.bar(np.arange(len(TITLES)) + (number - 2) * width, heights, width, label=backend)
+        axes.bar(np.arange(len(TITLES)) + (number - (len(BACKENDS) - 1) / 2) * width, heights, width, label=backend)
     axes.set_yscale("log")
     axes.set_xticks(range(len(TITLES)), TITLES.values(), rotation=12)
     axes.set_ylabel("times faster a slice than the dense U-Net, eager")
