@@ -22,11 +22,12 @@ from common import exporting
 from common.backends import BACKENDS, ExportedNetwork, load_exported, open_network
 from common.bundles import open_bundle
 from common.errors import InputError, find_input_error
-from common.exporting import FORMATS, export_bundle, export_network, import_package, open_core
+from common.exporting import FORMATS, export_bundle, export_network
 from common.files import hash_file
 from common.kits.cases import find_cases
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
+from common.runtimes import import_package, open_core
 from common.segmentation import Segmenter
 from common.zoo.variants import VARIANTS
 

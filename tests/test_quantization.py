@@ -17,11 +17,12 @@ from bundle_runs import BUNDLES, NAMES, POCKET, ROOT
 from common import quantization
 from common.backends import ExportedNetwork
 from common.errors import InputError, find_input_error
-from common.exporting import export_bundle, export_network, import_package, open_core
+from common.exporting import export_bundle, export_network
 from common.files import hash_file
 from common.kits.cases import find_cases
 from common.networks import LiteUNet
 from common.quantization import KEPT_IN_F32, check_int8, collect_slices, export_int8, export_quantized, spread
+from common.runtimes import import_package, open_core
 from common.segmentation import Segmenter
 from common.zoo.benchmarks.int8_dice import CHANGE, F32, INT8, measure_dice
 from common.zoo.variants import VARIANTS

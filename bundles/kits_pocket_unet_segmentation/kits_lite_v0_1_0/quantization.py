@@ -23,18 +23,9 @@ from torch import nn
 
 from .bundles import open_bundle
 from .errors import InputError
-from .exporting import (
-    METADATA,
-    convert_to_openvino,
-    import_package,
-    open_core,
-    prepare_network,
-    quiet,
-    read_metadata,
-    save_openvino,
-    write_whole,
-)
+from .exporting import METADATA, convert_to_openvino, prepare_network, quiet, read_metadata, save_openvino, write_whole
 from .kits.cases import find_cases
+from .runtimes import import_package, open_core
 from .segmentation import Segmenter
 
 INT8, INT8_SUFFIX = "int8", "_int8.xml"

@@ -15,14 +15,11 @@ import importlib
 import io
 import json
 import logging
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -34,6 +31,7 @@ from .bundles import open_bundle
 from .errors import InputError
 from .files import hash_file, replace_file
 from .networks import LiteUNet
+from .runtimes import import_package
 
 METADATA = "metadata.json"
 
@@ -143,32 +141,6 @@ def write_whole(path: Path, files: Mapping[str, bytes]) -> None:
                 path.unlink(missing_ok=True)  # an old graph must never stand beside new weights
     except OSError as error:
         raise InputError(f"{path}: expected to write it, found: {error.strerror or error}.") from error
-
-
-def import_package(name: str) -> ModuleType:
-    """
-    A package that only some formats and backends need.
-
-    Raises:
-        InputError: when it is not installed.
-    """
-    # openvino and nncf report all they do to Google unless this package is missing; clinics would not agree
-    sys.modules["openvino_telemetry"] = None
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(f"{name}: expected this package to be installed, found none; pip install {name}.") from error
-
-
-@cache
-def open_core() -> Any:
-    """
-    OpenVINO's entry, one for the whole process.
-
-    Every `Core` that compiles moves the signals of the main thread to a stack of its own, and when it is deleted to the
-    one before, which another may have freed (OpenVINO 2026.4.1): the next signal then kills Python.
-    """
-    return import_package("openvino").Core()
 
 
 def _write_torchscript(named: NamedNetwork, metadata: str) -> dict[str, bytes]:

@@ -15,8 +15,9 @@ from torch import nn
 
 from . import __version__
 from .errors import InputError
-from .exporting import METADATA, export_network, import_package, open_core, read_metadata
+from .exporting import METADATA, export_network, read_metadata
 from .networks import load_weights
+from .runtimes import import_package, open_core
 
 # the suffixes that a backend runs; it exports to the first
 BACKENDS = {"torch": (".ts", ".pt2"), "onnxruntime": (".onnx",), "openvino": (".xml",)}
