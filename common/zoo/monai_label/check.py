@@ -14,7 +14,6 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-from ...bundles import open_bundle
 from ...errors import InputError
 from ...kits.phantom import write_phantom_case
 from .server import ENVIRONMENT, ask, infer, run, run_server, train, write_app
@@ -57,7 +56,7 @@ def check_bundles(bundles: Sequence[Path], environment: Path = ENVIRONMENT) -> I
             train(server.url, models[0].name)
             if weights.read_bytes() == before:
                 raise InputError(f"{models[0].name}: expected training to write new weights, found the old ones.")
-            open_bundle(models[0]).get_parsed_content("network")
+            segment(models[0], studies, Path(folder) / "trained")  # loads them strictly
             yield f"{models[0].name}: trained, and its new weights fit"
 
 
