@@ -60,6 +60,14 @@ class ExportedNetwork:
         return self.run(image.cpu().contiguous()).to(image.device)
 
 
+def choose_backend(device: str | None = None, exported: PathLike | None = None) -> str:
+    """The backend for an exported file; without one what measured fastest, see docs/speed.md: OpenVINO on the CPU."""
+    if exported is not None:
+        return next((name for name, suffixes in BACKENDS.items() if Path(exported).suffix in suffixes), "torch")
+    on_cpu = device == "cpu" if device is not None else not torch.cuda.is_available()
+    return "openvino" if on_cpu else "torch"
+
+
 def open_network(
     parser: ConfigParser, backend: str, exported: PathLike | None = None, precision: str = "f32"
 ) -> nn.Module | ExportedNetwork:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.backends import BACKENDS, PRECISIONS
+from common.backends import BACKENDS, PRECISIONS, choose_backend
 from common.errors import find_input_error, report_input_errors
 from common.kits.cases import find_cases
 from common.kits.html_report import write_index
@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", action="store_true", help="write <case>.html for every case, and index.html")
     parser.add_argument("--keep-largest", type=int, metavar="N", help="keep the N largest components of the foreground")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...")
-    parser.add_argument("--backend", default="torch", help=f"what computes: {', '.join(BACKENDS)}")
+    parser.add_argument(
+        "--backend", help=f"what computes: {', '.join(BACKENDS)}; by default openvino on a CPU, torch on a GPU"
+    )
     parser.add_argument("--exported", metavar="FILE", help="what export.py wrote; by default exported at need")
     parser.add_argument(
         "--precision", default="f32", help=f"{' or '.join(PRECISIONS)}, of backend openvino, where not int8"
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report_input_errors()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
+    arguments.backend = arguments.backend or choose_backend(arguments.device, arguments.exported)
     cases = find_cases(arguments.input)
     segmenter = Segmenter(arguments.bundle, **{name: getattr(arguments, name) for name in OPTIONS})
     rows, problems = [], []

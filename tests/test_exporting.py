@@ -19,7 +19,7 @@ from monai.data import load_net_with_metadata
 from torch import nn
 
 from common import exporting
-from common.backends import BACKENDS, ExportedNetwork, load_exported, open_network
+from common.backends import BACKENDS, ExportedNetwork, choose_backend, load_exported, open_network
 from common.bundles import open_bundle
 from common.errors import InputError, find_input_error
 from common.exporting import FORMATS, export_bundle, export_network
@@ -229,6 +229,21 @@ def test_the_first_use_exports_beside_the_weights_and_the_second_does_not(backen
     assert sorted(path.suffix for path in first) == suffixes
     assert find_largest_difference(network, cached(backend)) < 1e-4
     assert first == {path: path.stat().st_mtime_ns for path in (tmp_path / "exported").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("device", "exported", "expected"),
+    [
+        ("cpu", None, "openvino"),
+        ("cuda:1", None, "torch"),
+        (None, None, "torch" if torch.cuda.is_available() else "openvino"),
+        (None, "network.onnx", "onnxruntime"),
+        ("cuda", "network.xml", "openvino"),
+        ("cpu", "network.pt2", "torch"),
+    ],
+)
+def test_the_device_or_the_file_chooses_the_backend(device, exported, expected):
+    assert choose_backend(device, exported) == expected
 
 
 def test_new_weights_are_exported_anew(exports, cached, tmp_path):

@@ -57,13 +57,23 @@ def test_one_line_is_printed_and_it_is_the_file(format, weighted_bundle, tmp_pat
 def test_what_is_exported_is_what_segment_takes(weighted_bundle, phantoms, run_script, tmp_path):
     bundle, weights = weighted_bundle, weighted_bundle / "models/model.pt"
     assert run_script("export", bundle=bundle, format="onnx", output=tmp_path) == 0
-    options = {"backend": "onnxruntime", "exported": tmp_path / f"{POCKET}.onnx"}
-    assert ExportedNetwork(options["exported"], "onnxruntime").metadata["weights_sha256"] == hash_file(weights)
-    assert run_script("segment", bundle=bundle, input=phantoms, output=tmp_path / "onnx", **options) == 0
-    assert run_script("segment", bundle=bundle, input=phantoms, output=tmp_path / "torch") == 0
+    exported = tmp_path / f"{POCKET}.onnx"
+    assert ExportedNetwork(exported, "onnxruntime").metadata["weights_sha256"] == hash_file(weights)
+    assert run_script("segment", bundle=bundle, input=phantoms, output=tmp_path / "onnx", exported=exported) == 0
+    assert run_script("segment", bundle=bundle, input=phantoms, output=tmp_path / "torch", backend="torch") == 0
     expected = read_maps(tmp_path / "torch")
     assert len(np.unique(expected)) > 1 and (expected != read_maps(tmp_path / "onnx")).mean() <= 1e-4
     assert not (bundle / "models/exported").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is the default here")
+def test_by_default_openvino_segments(weighted_bundle, phantoms, run_script, tmp_path):
+    options = {"bundle": weighted_bundle, "input": phantoms}
+    assert run_script("segment", **options, output=tmp_path / "default") == 0
+    assert run_script("segment", **options, output=tmp_path / "torch", backend="torch") == 0
+    expected = read_maps(tmp_path / "torch")
+    assert len(np.unique(expected)) > 1 and (expected != read_maps(tmp_path / "default")).mean() <= 1e-4
+    assert [path.suffix for path in sorted((weighted_bundle / "models/exported").iterdir())] == [".bin", ".xml"]
 
 
 def test_wrong_words_on_the_command_line_are_one_line(copy_bundle, phantoms, tmp_path):
@@ -114,11 +124,9 @@ def test_an_int8_file_runs_in_segment_and_in_the_overlay(rendered, phantoms, tmp
     done = subprocess.run(command, capture_output=True, text=True)
     exported = tmp_path / f"exported/{POCKET}_int8.xml"
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{exported}\n", "")
-    options = {"backend": "openvino", "exported": exported}
     command = [sys.executable, ROOT / "scripts/segment.py", "--bundle", rendered, "--input", phantoms]
-    for folder, words in {"torch": {}, "int8": options}.items():
-        arguments = [str(word) for key, value in words.items() for word in (f"--{key}", value)]
-        subprocess.run([*command, "--output", tmp_path / folder, *arguments], check=True, capture_output=True)
+    for folder, words in {"torch": ["--backend", "torch"], "int8": ["--exported", exported]}.items():
+        subprocess.run([*command, "--output", tmp_path / folder, *words], check=True, capture_output=True)
     run = {"dataset_dir": phantoms, "output_dir": tmp_path / "overlay", "exported": exported}
     run_well(rendered, "inference", "inference_openvino", **run)
     expected, found = read_maps(tmp_path / "torch"), read_maps(tmp_path / "int8")

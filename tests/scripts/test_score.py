@@ -35,7 +35,7 @@ def read_rows(path: Path) -> list[dict]:
 @pytest.mark.slow
 def test_scores_are_those_of_the_bundles_evaluation(weighted_bundle, phantoms, run_script, tmp_path, capsys):
     run_well(weighted_bundle, "train", "evaluate", dataset_dir=phantoms, subset="all", output_dir=tmp_path / "workflow")
-    run_script("segment", bundle=weighted_bundle, input=phantoms, output=tmp_path / "out")
+    run_script("segment", bundle=weighted_bundle, input=phantoms, output=tmp_path / "out", backend="torch")
     options = {"labels": phantoms, "predictions": tmp_path / "out", "output": tmp_path / "scores.csv"}
     assert run_script("score", **options) == 0
     expected, found = read_rows(tmp_path / "workflow/metrics.csv"), read_rows(tmp_path / "scores.csv")

@@ -38,7 +38,8 @@ def read(path: Path) -> np.ndarray:
 @pytest.mark.slow
 def test_files_are_those_of_the_bundles_workflow(weighted_bundle, phantoms, run_script, tmp_path):
     run_well(weighted_bundle, "inference", dataset_dir=phantoms, output_dir=tmp_path / "workflow")
-    assert run_script("segment", bundle=weighted_bundle, input=phantoms, output=tmp_path / "script") == 0
+    output = tmp_path / "script"
+    assert run_script("segment", bundle=weighted_bundle, input=phantoms, output=output, backend="torch") == 0
     files = sorted((tmp_path / "workflow").glob("*.nii.gz"))
     assert [f.name for f in files] == sorted(f.name for f in (tmp_path / "script").iterdir())
     for file in files:

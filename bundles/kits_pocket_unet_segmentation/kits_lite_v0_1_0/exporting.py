@@ -140,7 +140,8 @@ def write_whole(path: Path, files: Mapping[str, bytes]) -> None:
             if len(files) > 1:
                 path.unlink(missing_ok=True)  # an old graph must never stand beside new weights
     except OSError as error:
-        raise InputError(f"{path}: expected to write it, found: {error.strerror or error}.") from error
+        found = error.strerror or error
+        raise InputError(f"{path}: expected to write it, found: {found}; backend torch writes nothing.") from error
 
 
 def _write_torchscript(named: NamedNetwork, metadata: str) -> dict[str, bytes]:
