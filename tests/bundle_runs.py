@@ -7,6 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
@@ -59,6 +64,30 @@ def run_well(bundle: Path, *configs: str, **arguments) -> str:
     done = run_bundle(bundle, *configs, **arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def run_python(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """`python` in a folder."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@contextmanager
+def serve_files(folder: Path) -> Iterator[str]:
+    """A web server on the loopback device; gives the URL of a folder."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def download(name: str, url: str, folder: Path) -> Path:
+    """What `python -m monai.bundle download` makes of a URL in a folder."""
+    words = ["--name", name, "--url", url, "--bundle_dir", "zoo"]
+    done = run_python(folder, "-m", "monai.bundle", "download", *words)
+    assert done.returncode == 0, done.stderr
+    return folder / "zoo" / name
 
 
 def read_network(bundle: Path, config: str = "inference") -> LiteUNet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from bundle_runs import BUNDLES, POCKET
 from common.kits.phantom import write_phantom_dataset
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
+
+ABOUT_WEIGHTS = ("weights", "scores")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,10 +33,14 @@ def phantoms(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy_bundle(tmp_path):
-    """A function that copies a bundle to a fresh folder, so that runs leave the committed one alone."""
+    """A function that copies a bundle, without weights and what is said of them, so that runs leave ours alone."""
 
     def copy(name: str = POCKET) -> Path:
-        return shutil.copytree(BUNDLES / name, tmp_path / name, ignore=shutil.ignore_patterns("eval", "models"))
+        bundle = shutil.copytree(BUNDLES / name, tmp_path / name, ignore=shutil.ignore_patterns("eval", "models"))
+        path = bundle / "configs/metadata.json"
+        metadata = {key: value for key, value in json.loads(path.read_text()).items() if key not in ABOUT_WEIGHTS}
+        path.write_text(json.dumps(metadata, indent=4) + "\n")
+        return bundle
 
     return copy
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundle_runs import BUNDLES, NAMES, POCKET, ROOT
+from bundle_runs import BUNDLES, NAMES, POCKET, ROOT, SLICES, needs_slices
 
 from common import quantization
 from common.backends import ExportedNetwork
@@ -28,7 +28,6 @@ from common.zoo.benchmarks.int8_dice import CHANGE, F32, INT8, measure_dice
 from common.zoo.variants import VARIANTS
 
 openvino = import_package("openvino")
-SLICES = Path(os.environ.get("KITS_SLICES", Path(__file__).resolve().parents[2] / "shared/kits19-slices"))
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
 # random weights, of SD-UNet above all, add noise up level by level: shallow, and a limit that tells wrong from noisy
 LEVELS, NOISE = 2, 0.25
@@ -65,12 +64,14 @@ def trace(value: object, through: tuple[str, ...]) -> set[str]:
 # ---- what is in the file
 
 
-def test_convolutions_are_int8_and_what_normalizes_is_not(exports):
+def test_convolutions_are_int8_but_the_ends_and_what_normalizes(exports):
     passing = ("Concat", "MaxPool", "Reshape", "Interpolate")
     operations = open_core().read_model(exports[1]).get_ordered_ops()
     convolutions = [op for op in operations if op.get_type_name() in CONVOLUTIONS]
     assert len(convolutions) >= 8
-    for op in convolutions:
+    for op in (convolutions[0], convolutions[-1]):
+        assert trace(op.input_value(1), ("Reshape",)) == {"f32"}
+    for op in convolutions[1:-1]:
         assert trace(op.input_value(0), passing) == {"FakeQuantize"}
         assert trace(op.input_value(1), ("Multiply", "Convert", "Reshape")) == {"i8"}
     others = [op for op in operations if op.get_type_name() in (*KEPT_IN_F32, "Relu")]
@@ -241,7 +242,7 @@ def test_quantizing_prints_nothing_and_reports_to_nobody(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SLICES.is_dir(), reason=f"no KiTS19 slices in {SLICES}; set KITS_SLICES")
+@needs_slices
 @pytest.mark.parametrize("name", NAMES)
 def test_dice_of_the_real_slices_changes_by_at_most_0_002(name):
     if not (BUNDLES / name / "models/model.pt").is_file():

@@ -44,6 +44,7 @@ VARIANTS = (
         reference="Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015, arXiv:1505.04597",
         network={"channels": [64, 128, 256, 512, 1024]},
         training={"learning_rate": 0.001},
+        stages=("coarse", "gentle"),
     ),
     Variant(
         name="kits_wp_unet_segmentation",
@@ -77,6 +78,7 @@ VARIANTS = (
             "refine": True,
         },
         training={"learning_rate": 0.001},
+        stages=("coarse", "gentle"),
     ),
     Variant(
         name="kits_unet_pwp_segmentation",
@@ -130,6 +132,7 @@ BASELINES = (
             "filters": [32, 64, 128, 256, 512, 512, 512],
         },
         training={"learning_rate": 0.001},
+        stages=("coarse", "gentle"),
     ),
 )
 

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
-from bundle_runs import NAMES, POCKET, run_well
+from bundle_runs import NAMES, POCKET, download, run_python, run_well, serve_files
 
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
@@ -49,12 +42,6 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
     return tmp_path / "elsewhere"
 
 
-def run_python(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    """`python` in a folder."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
-
-
 def read_folder(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -66,39 +53,22 @@ def release(weighted_bundle, tmp_path) -> Path:
     return tmp_path / "dist" / card["zip"]
 
 
-@pytest.fixture
-def url(release) -> Iterator[str]:
-    """Where a web server has it."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(release.parent))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/{release.name}"
-        server.shutdown()
-
-
-def download(url: str, folder: Path) -> Path:
-    """What `python -m monai.bundle download` makes of a URL in a folder."""
-    words = ["--name", POCKET, "--url", url, "--bundle_dir", "zoo"]
-    done = run_python(folder, "-m", "monai.bundle", "download", *words)
-    assert done.returncode == 0, done.stderr
-    return folder / "zoo" / POCKET
-
-
 def test_the_repository_cannot_be_imported_there(elsewhere):
     done = run_python(elsewhere, "-c", "import common")
     assert done.returncode == 1 and "No module named 'common'" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_bundle_downloaded_from_a_web_server_is_the_released_one(url, weighted_bundle, elsewhere):
-    bundle = download(url, elsewhere)
+def test_a_bundle_downloaded_from_a_web_server_is_the_released_one(release, weighted_bundle, elsewhere):
+    with serve_files(release.parent) as url:
+        bundle = download(POCKET, f"{url}/{release.name}", elsewhere)
     assert read_folder(bundle) == read_folder(weighted_bundle)
     assert check_zip(bundle.with_suffix(".zip")) == "whole; no SHA256SUMS beside it"
 
 
 @pytest.mark.slow
 def test_a_downloaded_bundle_segments_trains_and_evaluates_from_an_empty_folder(release, elsewhere, phantoms, tmp_path):
-    bundle = download(release.as_uri(), tmp_path)
+    bundle = download(POCKET, release.as_uri(), tmp_path)
     shipped = (bundle / "models/model.pt").read_bytes()
     run = {"cwd": elsewhere, "dataset_dir": phantoms, "spatial_size": "[32,32]"}
     run_well(bundle, "inference", output_dir=elsewhere / "out", **run)

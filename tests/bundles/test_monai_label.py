@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_runs import BUNDLES, NAMES, POCKET, ROOT, read_network
+from bundle_runs import BUNDLES, NAMES, POCKET, ROOT, download, read_network, serve_files
 
 from common.errors import InputError
 from common.kits.inferer import resize_slices, scale_intensity
@@ -29,6 +29,7 @@ from common.zoo.monai_label import server
 from common.zoo.bundling import write_bundle
 from common.zoo.monai_label.check import check_bundles, check_labels, check_log, compare, segment, write_studies
 from common.zoo.monai_label.server import ENVIRONMENT, ask, infer, install, run_server, train, write_app
+from common.zoo.packaging import package_bundles
 from common.zoo.variants import VARIANTS
 
 # one process: tests that made the environment at the same time would tread on each other
@@ -61,6 +62,7 @@ def make_bundle(tmp_path_factory) -> Callable[[str], Path]:
         if (shipped := BUNDLES / name / "models/model.pt").is_file():
             load_weights(network, shipped)
         save_weights(balance(network), bundle / "models/model.pt")
+        edit(bundle / "configs/metadata.json", lambda content: content.pop("weights", None))  # of other weights
         return bundle
 
     return make
@@ -101,8 +103,14 @@ def list_processes(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_bundles_do_in_a_server_what_they_do_by_themselves(environment, make_bundle):
-    told = list(check_bundles([make_bundle(name) for name in NAMES], environment))
+def test_released_and_downloaded_bundles_do_in_a_server_what_they_do_by_themselves(
+    environment, make_bundle, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    cards = package_bundles([make_bundle(name) for name in NAMES], tmp_path / "dist")
+    with serve_files(tmp_path / "dist") as url:
+        bundles = [download(card["name"], f"{url}/{card['zip']}", tmp_path) for card in cards]
+    told = list(check_bundles(bundles, environment))
     for name in NAMES:
         for case in ("IPL_synthetic", "RAS_synthetic"):
             (line,) = (line for line in told if line.startswith(f"{name}: {case}: as alone"))

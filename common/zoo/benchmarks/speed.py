@@ -66,7 +66,7 @@ def measure(rounds: int, volume_rounds: int, volume_slices: int) -> tuple[list[d
         matrix, block = torch.rand(SIDE, SIDE), torch.zeros(COPIED, dtype=torch.uint8)
         probes = {"GFLOP/s": lambda _: matrix @ matrix, "GB/s": lambda _: block.clone()}
         slice_ms = take_turns({**forwards, **probes}, lambda run: run(image), rounds)
-        volume_ms = take_turns(forwards, lambda run: inferer(volume, run), volume_rounds)
+        volume_ms = take_turns(forwards, lambda run: inferer(volume, run), volume_rounds, warm_up=0)  # they are warm
     machine = {name: round(work / statistics.median(slice_ms[name]) / 1e6, 1) for name, work in WORK.items()}
     rows = []
     for key in forwards:
@@ -104,14 +104,16 @@ def build(row: Variant) -> nn.Module:
     return network
 
 
-def take_turns(forwards: Mapping[Any, Forward], call: Callable[[Forward], object], rounds: int) -> dict[Any, list]:
-    """Milliseconds of every call, round by round; the first round warms up and does not count."""
+def take_turns(
+    forwards: Mapping[Any, Forward], call: Callable[[Forward], object], rounds: int, warm_up: int = 1
+) -> dict[Any, list]:
+    """Milliseconds of every call, round by round; the rounds that warm up come before and do not count."""
     taken: dict[Any, list[float]] = {key: [] for key in forwards}
-    for number in range(rounds + 1):
+    for number in range(warm_up + rounds):
         for key, forward in forwards.items():
             start = time.perf_counter()
             call(forward)
-            if number:
+            if number >= warm_up:
                 taken[key].append(1000 * (time.perf_counter() - start))
     return taken
 
