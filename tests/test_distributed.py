@@ -167,13 +167,18 @@ P.__init__ = __init__
         ({"keep_largest": 0}, "keep_largest: expected a positive number, found 0."),
         ({"input": "nowhere"}, "nowhere: expected a folder of cases, found none."),
         ({"bundle": "nowhere"}, "nowhere: expected a bundle folder"),
-        ({"bundle": BUNDLES / "kits_pocket_unet_segmentation", "mode": "data"}, "no weights here"),
-        ({"bundle": BUNDLES / "kits_pocket_unet_segmentation"}, "no weights here"),
     ],
 )
 def test_bad_input_is_one_line(options, words, bundle, phantoms, tmp_path):
     options = {"bundle": bundle, "input": phantoms, "output": tmp_path / "out"} | options
     assert words in get_error(*start_apart(tmp_path, 2, **options).wait())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["pipeline", "data"])
+def test_missing_weights_are_one_line(mode, copy_bundle, phantoms, tmp_path):
+    options = {"bundle": copy_bundle(), "input": phantoms, "output": tmp_path / "out", "mode": mode}
+    assert "no weights here" in get_error(*start_apart(tmp_path, 2, **options).wait())
     assert not (tmp_path / "out").exists()
 
 
