@@ -63,11 +63,19 @@ def test_the_table_holds_what_the_bundles_give(benchmark, weighted_bundle, phant
     benchmark([*command, "--method", "channel", "--amounts", "0.5"])
     assert len(read_rows(docs)) == 4
 
+    assert benchmark([*command, "--pruned", str(bundle)]) == 0
+    first, second = [row for row in read_rows(docs) if row["series"] == "Pocket U-Net and Pocket U-Net"]
+    assert (first["amount"], first["flops"]) == ("0.0", whole["flops"])
+    assert float(second["amount"]) == round(1 - int(sparse["nonzero_parameters"]) / 53_027, 3)
+    assert second["kidney_dice"] == sparse["kidney_dice"]
+
 
 def test_amounts_that_are_no_numbers_are_one_line(benchmark, weighted_bundle, tmp_path):
     command = ["--bundle", str(weighted_bundle), "--dataset_dir", ".", "--split_file", "s", "--work", str(tmp_path)]
     with pytest.raises(InputError, match="--amounts: expected numbers with commas between, found half"):
         benchmark([*command, "--method", "channel", "--amounts", "half"])
+    with pytest.raises(InputError, match="--method: expected it and --amounts, or --pruned, found neither"):
+        benchmark([*command, "--method", "channel"])
 
 
 def test_networks_take_turns(monkeypatch):
