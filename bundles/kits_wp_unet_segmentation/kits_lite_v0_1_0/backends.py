@@ -61,7 +61,7 @@ class ExportedNetwork:
 
 
 def choose_backend(device: str | None = None, exported: PathLike | None = None) -> str:
-    """The backend for an exported file; without one what measured fastest, see docs/speed.md: OpenVINO on the CPU."""
+    """The backend for an exported file; without one OpenVINO on the CPU, PyTorch elsewhere."""
     if exported is not None:
         return next((name for name, suffixes in BACKENDS.items() if Path(exported).suffix in suffixes), "torch")
     on_cpu = device == "cpu" if device is not None else not torch.cuda.is_available()
