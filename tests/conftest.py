@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from bundle_runs import BUNDLES, POCKET
+from exported_networks import BACKEND_OF, TINY, build
 
+from common.exporting import export_network
+from common.files import hash_file
 from common.kits.phantom import write_phantom_dataset
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
@@ -52,3 +55,15 @@ def weighted_bundle(copy_bundle) -> Path:
     torch.manual_seed(0)
     save_weights(LiteUNet(channels=[16] * 5), bundle / "models/model.pt")
     return bundle
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory) -> tuple[LiteUNet, dict[str, Path], dict]:
+    """A tiny network in every format: itself, its files by suffix, what they were given as metadata."""
+    folder, network = tmp_path_factory.mktemp("exports"), build(TINY)
+    save_weights(network, folder / "model.pt")
+    metadata = {"name": 'Ä "quoted" <name>', "version": "1", "weights_sha256": hash_file(folder / "model.pt")}
+    files = {suffix: folder / f"model{suffix}" for suffix in BACKEND_OF}
+    for path in files.values():
+        export_network(network, path, metadata)
+    return network, files, metadata

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from common.kits.inferer import AxialInferer, resize_slices, scale_intensity
+from common.kits.inferer import AxialInferer, choose_classes, resize_slices, scale_intensity
 
 SIZE = (32, 32)
 KIDNEY, TUMOUR = 100, 200  # intensities
@@ -71,6 +71,12 @@ def test_any_batch_size_gives_what_each_slice_by_hand_gives(shape, batch_size):
     found = AxialInferer(SIZE, batch_size)(volume, threshold)
     assert torch.equal(found, by_hand)
     assert len(found.unique()) > 1
+
+
+def test_the_class_of_a_pixel_is_the_first_of_the_largest_logits():
+    values = torch.tensor(list(itertools.product((-1.0, 0.0, 2.0), repeat=3)))  # every order and every tie of three
+    expected = torch.tensor([row.index(max(row)) for row in values.tolist()])
+    assert torch.equal(choose_classes(values.T.reshape(1, 3, 9, 3)), expected.reshape(1, 9, 3))
 
 
 @pytest.mark.parametrize("corner", list(itertools.product((0, 1), repeat=3)), ids=str)

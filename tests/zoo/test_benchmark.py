@@ -10,7 +10,7 @@ from bundle_runs import load_script
 
 from common.errors import InputError
 from common.zoo.benchmarks import int8_dice, speed, speed_report
-from common.zoo.benchmarks.speed import BACKENDS, REFERENCE, measure, open_backends, spread
+from common.zoo.benchmarks.speed import BACKENDS, REFERENCE, measure, open_backends, spread, take_turns
 from common.zoo.benchmarks.speed_report import read_speed, write_speed
 from common.zoo.variants import VARIANTS, Variant
 
@@ -60,6 +60,16 @@ def test_the_report_holds_every_network_and_backend(tiny, tmp_path):
     assert (tmp_path / "speed.png").stat().st_size > 10_000
     with (tmp_path / "speed.csv").open() as file:
         assert list(csv.DictReader(file)) == read_speed(tmp_path) and len(read_speed(tmp_path)) == len(rows)
+
+
+def test_what_is_timed_comes_right_after_the_same():
+    turns = []
+    forwards = {name: lambda image, name=name: turns.append(name) for name in "ab"}
+    taken = take_turns(forwards, lambda run: run(None), rounds=2)
+    assert "".join(turns) == "aabb" * 2 and [len(times) for times in taken.values()] == [2, 2]
+    turns.clear()
+    take_turns(forwards, lambda run: run(None), rounds=2, warm=False)
+    assert "".join(turns) == "abab"
 
 
 def test_the_table_of_dice_has_a_row_a_bundle_and_dashes_without_weights(monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
@@ -119,11 +120,20 @@ def load_exported(
         weights = Path(weights)
         path = weights.parent / "exported" / f"{weights.stem}-{key}{BACKENDS[backend][0]}"
         if not path.is_file():
-            export_network(load_weights(network, weights), path, content)
+            _export_once(load_weights(network, weights), path, content)
     exported = ExportedNetwork(path, backend, precision)
     if exported.metadata.get("weights_sha256") != content["weights_sha256"]:
         raise InputError(f"{path}: expected the weights of {weights}, found others; export it anew.")
     return exported
+
+
+def _export_once(network: nn.Module, path: Path, metadata: dict[str, Any]) -> None:
+    try:
+        export_network(network, path, metadata)
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise InputError(f"{str(error).rstrip('.')}; backend torch needs no file.") from error
+        raise
 
 
 def check_backend(backend: str, precision: str) -> None:

@@ -141,7 +141,7 @@ def write_whole(path: Path, files: Mapping[str, bytes]) -> None:
                 path.unlink(missing_ok=True)  # an old graph must never stand beside new weights
     except OSError as error:
         found = error.strerror or error
-        raise InputError(f"{path}: expected to write it, found: {found}; backend torch writes nothing.") from error
+        raise InputError(f"{path}: expected to write it, found: {found}.") from error
 
 
 def _write_torchscript(named: NamedNetwork, metadata: str) -> dict[str, bytes]:

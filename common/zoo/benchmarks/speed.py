@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 from torch import nn
+from tqdm import tqdm
 
 from ...backends import ExportedNetwork
 from ...exporting import export_network
@@ -47,7 +48,7 @@ def measure(rounds: int, volume_rounds: int, volume_slices: int) -> tuple[list[d
     Weights, and what int8 is calibrated with, are random: they do not matter for speed.
 
     Args:
-        rounds: of one slice of 256 x 256, after one that warms up.
+        rounds: of one slice of 256 x 256, each right after another that does not count.
         volume_rounds, volume_slices: of a volume of 512 x 512 slices, resized to 256 x 256 and back.
 
     Returns:
@@ -63,10 +64,10 @@ def measure(rounds: int, volume_rounds: int, volume_slices: int) -> tuple[list[d
         }
         image, volume = torch.rand(SLICE), torch.randint(0, 256, (1, 1, ROWS, COLUMNS, volume_slices)).byte()
         inferer = AxialInferer(SLICE[2:], batch_size=SLICES_AT_ONCE)
-        matrix, block = torch.rand(SIDE, SIDE), torch.zeros(COPIED, dtype=torch.uint8)
-        probes = {"GFLOP/s": lambda _: matrix @ matrix, "GB/s": lambda _: block.clone()}
+        matrix, source, target = torch.rand(SIDE, SIDE), *torch.zeros(2, COPIED, dtype=torch.uint8)
+        probes = {"GFLOP/s": lambda _: matrix @ matrix, "GB/s": lambda _: target.copy_(source)}
         slice_ms = take_turns({**forwards, **probes}, lambda run: run(image), rounds)
-        volume_ms = take_turns(forwards, lambda run: inferer(volume, run), volume_rounds, warm_up=0)  # they are warm
+        volume_ms = take_turns(forwards, lambda run: inferer(volume, run), volume_rounds, warm=False)
     machine = {name: round(work / statistics.median(slice_ms[name]) / 1e6, 1) for name, work in WORK.items()}
     rows = []
     for key in forwards:
@@ -105,16 +106,22 @@ def build(row: Variant) -> nn.Module:
 
 
 def take_turns(
-    forwards: Mapping[Any, Forward], call: Callable[[Forward], object], rounds: int, warm_up: int = 1
+    forwards: Mapping[Any, Forward], call: Callable[[Forward], object], rounds: int, warm: bool = True
 ) -> dict[Any, list]:
-    """Milliseconds of every call, round by round; the rounds that warm up come before and do not count."""
+    """
+    Milliseconds of every call, round by round.
+
+    Args:
+        warm: call twice a turn, and time the second: as in a volume, where slice follows slice.
+    """
     taken: dict[Any, list[float]] = {key: [] for key in forwards}
-    for number in range(warm_up + rounds):
+    for _ in tqdm(range(rounds), "rounds"):
         for key, forward in forwards.items():
+            if warm:
+                call(forward)
             start = time.perf_counter()
             call(forward)
-            if number >= warm_up:
-                taken[key].append(1000 * (time.perf_counter() - start))
+            taken[key].append(1000 * (time.perf_counter() - start))
     return taken
 
 

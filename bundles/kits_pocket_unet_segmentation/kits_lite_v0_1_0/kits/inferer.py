@@ -23,6 +23,15 @@ def resize_slices(slices: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return F.interpolate(slices, size=tuple(size), mode="bilinear", antialias=True)
 
 
+def choose_classes(slices: torch.Tensor) -> torch.Tensor:
+    """
+    The class of every pixel: the channel (B, H, W) in which slices (B, C, H, W) are largest, the first of equals.
+
+    By `max`, because on a CPU `argmax` over any but the last axis takes 30 times as long, longer than a small network.
+    """
+    return slices.max(dim=1).indices
+
+
 def scale_intensity(slices: torch.Tensor) -> torch.Tensor:
     """Map uint8, the HU window [0, 255], to float [0, 1]; a floating-point tensor is taken as scaled already."""
     return slices if slices.is_floating_point() else slices.float() / 255
@@ -76,7 +85,7 @@ class AxialInferer(Inferer):
             slices = resize_slices(scale_intensity(slices), self.spatial_size)
             with torch.no_grad():
                 logits = resize_slices(network(slices, *args, **kwargs).float(), volume.shape[2:4])
-            labels[0, ..., start:stop] = logits.argmax(dim=1).to(labels).permute(1, 2, 0)
+            labels[0, ..., start:stop] = choose_classes(logits).to(labels).permute(1, 2, 0)
         if isinstance(inputs, MetaTensor):
             return MetaTensor(labels).copy_meta_from(inputs)
         return labels

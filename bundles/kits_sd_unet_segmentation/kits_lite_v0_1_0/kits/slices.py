@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from ..errors import InputError
 from ..files import replace_file
 from .cases import name_case, read_case
-from .inferer import resize_slices, scale_intensity
+from .inferer import choose_classes, resize_slices, scale_intensity
 from .volumes import LABELS, open_nifti
 
 CACHE_FORMAT = 1  # raised whenever the same source and settings give other bytes
@@ -132,7 +132,7 @@ def _resize(volume: np.ndarray, spatial_size: Sequence[int], one_hot: bool) -> n
     slices = torch.from_numpy(np.ascontiguousarray(volume.transpose(2, 0, 1)))
     if one_hot:
         classes = F.one_hot(slices.long(), len(LABELS)).permute(0, 3, 1, 2).float()
-        return resize_slices(classes, spatial_size).argmax(dim=1).numpy()
+        return choose_classes(resize_slices(classes, spatial_size)).numpy()
     return resize_slices(slices[:, None].float(), spatial_size)[:, 0].round().numpy()
 
 
