@@ -52,6 +52,8 @@ class Stage:
 PATCHES = {"translate_range": [30, 30], "scale_range": [[-0.1, 0.9], [-0.1, 0.9]]}
 STAGES = {
     "coarse": Stage(60, 128, PATCHES),
+    # SD-UNet's filters have mean zero and see nothing flat: it learns slowly (docs/audit.md)
+    "slow": Stage(90, 128, PATCHES),
     "fine": Stage(24, 256, {}),
     # wide networks lose more by a high learning rate after a change of size than they gain by it
     "gentle": Stage(24, 256, {"optimizer#lr": "$@learning_rate / 3"}),

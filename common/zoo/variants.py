@@ -77,8 +77,8 @@ VARIANTS = (
             "upsample": "nearest",
             "refine": True,
         },
-        training={"learning_rate": 0.001},
-        stages=("coarse", "gentle"),
+        training={"learning_rate": 0.01},
+        stages=("slow", "gentle"),
     ),
     Variant(
         name="kits_unet_pwp_segmentation",

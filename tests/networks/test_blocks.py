@@ -144,11 +144,13 @@ def test_deconv_writes_every_pixel_into_a_square_of_its_own():
 @pytest.mark.parametrize("separable", [False, True])
 def test_nearest_is_upsampling_then_a_convolution_of_the_block_s_kind_then_relu(separable):
     up = UpCat(2, 4, "nearest", separable=separable, weight_standardization=separable).up
-    assert names_of(up) == ["Upsample", "SeparableConv" if separable else "Conv2d", "ReLU"]
-    assert isinstance(up[1].depthwise, StdConv2d) if separable else up[1].kernel_size == (3, 3)
+    conv = up[1].conv1
+    assert names_of(up) == ["Upsample", "ConvBlock"]
+    assert names_of(up[1]) == ["SeparableConv" if separable else "Conv2d", "ReLU"]
+    assert isinstance(conv.depthwise, StdConv2d) if separable else conv.kernel_size == (3, 3)
     x = torch.randn(1, 2, 2, 3)
     repeated = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    torch.testing.assert_close(up(x), F.relu(up[1](repeated)))
+    torch.testing.assert_close(up(x), F.relu(conv(repeated)))
 
 
 def test_arguments_of_the_block_reach_it():

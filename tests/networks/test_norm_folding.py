@@ -10,7 +10,14 @@ from torch import nn
 from common.networks import LiteUNet, fold_batch_norm, insert_batch_norm
 
 SMALL = {"channels": (4, 6, 8), "num_convs": (1, 2, 2)}
-NETWORKS = [{}, {"separable": True}, {"upsample": "nearest", "refine": True}]
+SD_UNET = {
+    "separable": True,
+    "weight_standardization": True,
+    "norm": ("group", {"num_groups": 2}),
+    "upsample": "nearest",
+    "refine": True,
+}
+NETWORKS = [{}, {"separable": True}, {"upsample": "nearest", "refine": True}, SD_UNET]
 
 
 def make_network(**arguments) -> LiteUNet:
@@ -79,15 +86,15 @@ def test_a_missing_weight_is_an_error_all_the_same(batches):
         insert_batch_norm(LiteUNet(**SMALL), batches).load_state_dict(state)
 
 
-def test_every_convolution_before_a_relu_of_a_block_gets_one():
-    inserted = insert_batch_norm(make_network())
+@pytest.mark.parametrize(("arguments", "number"), [({}, 9), (SD_UNET, 14)])
+def test_every_convolution_before_a_relu_gets_one(arguments, number):
+    inserted = insert_batch_norm(make_network(**arguments))
     relus = sum(isinstance(module, nn.ReLU) for module in inserted.modules())
-    assert sum(isinstance(module, nn.BatchNorm2d) for module in inserted.modules()) == relus == 9
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in inserted.modules()) == relus == number
 
 
-@pytest.mark.parametrize("norm", ["batch", ("group", {"num_groups": 2})])
-def test_a_network_with_its_own_normalization_is_left_as_it_is(norm):
-    network = make_network(norm=norm)
+def test_a_network_with_batch_norm_of_its_own_is_left_as_it_is():
+    network = make_network(norm="batch")
     assert insert_batch_norm(network) is network
     assert fold_batch_norm(network).state_dict().keys() == network.state_dict().keys()
 

@@ -17,7 +17,16 @@ from common.layer_graph import measure_layers
 from common.networks import LiteUNet
 from common.pruning import SigmaThreshold
 from common.zoo.audit import SECTIONS, SIGMA_RATIOS, claims, write_audit
-from common.zoo.audit.claims import FULL, POCKET, VERDICTS, build, collect_findings, judge, judge_all
+from common.zoo.audit.claims import (
+    FULL,
+    POCKET,
+    VERDICTS,
+    build,
+    collect_findings,
+    find_flat_response,
+    judge,
+    judge_all,
+)
 from common.zoo.audit.paper_counts import (
     compute_sigma_share,
     compute_valid_size,
@@ -28,6 +37,7 @@ from common.zoo.audit.paper_counts import (
     count_pocketnet,
     count_stem_network,
     count_weights,
+    measure_flat_response,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,6 +233,20 @@ def test_the_valid_size_is_that_of_convolutions_without_padding(size):
         elif level < 8:
             x = functional.conv_transpose2d(x, up, stride=2)
     assert compute_valid_size(size) == x.shape[-1]
+
+
+def test_only_what_standardizes_its_weights_is_blind_to_a_flat_image():
+    assert find_flat_response(weight_standardization=True) < 1e-5
+    assert find_flat_response(weight_standardization=False) > 0.1
+    with torch.no_grad():
+        brightness = LiteUNet(channels=[1, 1], num_convs=[1, 1])
+        for parameter in brightness.parameters():
+            parameter.fill_(0.0)
+        brightness.encoder[0].conv1.weight[..., 1, 1] = 1
+        brightness.decoder[0].block.conv1.weight[:, 0, 1, 1] = 1  # the skip
+        brightness.decoder[0].block.conv2.weight[..., 1, 1] = 1
+        brightness.head.weight[2] = 3
+    assert measure_flat_response(brightness) == 3
 
 
 # ---- conversions

@@ -9,14 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 
 from ...layer_graph import Layer
+from ...networks import LiteUNet
 
 
 def count_weights(network: nn.Module) -> int:
     """Elements of the convolutions' kernels, without biases and normalization."""
     return sum(p.numel() for p in network.parameters() if p.dim() > 1)
+
+
+@torch.no_grad()
+def measure_flat_response(network: LiteUNet) -> float:
+    """
+    How far a logit moves, at most, between flat images, one black and one white, in the middle of 512 x 512.
+
+    The middle is so far from the borders that no convolution carries their zeros there.
+    """
+    black, white = (network.eval()(torch.full((1, 1, 512, 512), shade))[0, :, 256, 256] for shade in (0.0, 1.0))
+    return float((white - black).abs().max())
 
 
 def compute_valid_size(size: int, levels: int = 4) -> int:

@@ -22,8 +22,9 @@ def insert_batch_norm(
 
         conv -- BatchNorm -- ReLU, which `fold_batch_norm` turns back into conv -- ReLU
 
-    The networks that their papers print without normalization train several times faster this way and ship as printed.
-    A network that has a normalization of its own, or is no `LiteUNet`, is returned as it is.
+    The networks that their papers print without normalization train several times faster this way and ship as printed;
+    so does SD-UNet, whose GroupNorm stands at the end of a block only. A network that has BatchNorm of its own, or is
+    no `LiteUNet`, is returned as it is.
 
     Weights without BatchNorm that are loaded into the copy later, as MONAI Label does when training starts, make
     BatchNorm start as the identity: its statistics are those of the batches, its scale and shift undo it.
@@ -34,7 +35,7 @@ def insert_batch_norm(
 
     Source: Ioffe and Szegedy, "Batch Normalization", https://arxiv.org/abs/1502.03167.
     """
-    if not isinstance(network, LiteUNet) or network.arguments["norm"] is not None:
+    if not isinstance(network, LiteUNet) or any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return network
     normalized = copy.deepcopy(network)
     for _, block, relu, conv in _list_convs(normalized):

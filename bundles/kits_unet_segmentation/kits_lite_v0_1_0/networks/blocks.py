@@ -85,15 +85,10 @@ class UpCat(nn.Module):
         if upsample == "deconv":
             self.up: nn.Module = nn.ConvTranspose2d(in_channels, skip_channels, kernel_size=2, stride=2)
         elif upsample == "nearest":
+            conv = {name: block[name] for name in ("separable", "weight_standardization") if name in block}
             self.up = nn.Sequential(
                 nn.Upsample(scale_factor=2.0, mode="nearest"),
-                get_conv(
-                    in_channels,
-                    skip_channels,
-                    block.get("separable", False),
-                    block.get("weight_standardization", False),
-                ),
-                nn.ReLU(),
+                ConvBlock(in_channels, skip_channels, num_convs=1, **conv),
             )
         else:
             raise ValueError(f"upsample must be 'deconv' or 'nearest', got upsample={upsample!r}.")
