@@ -35,3 +35,8 @@ def open_core() -> Any:
     one before, which another may have freed (OpenVINO 2026.4.1): the next signal then kills Python.
     """
     return import_package("openvino").Core()
+
+
+def has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16; elsewhere OpenVINO emulates it, slower than float32."""
+    return "BF16" in open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

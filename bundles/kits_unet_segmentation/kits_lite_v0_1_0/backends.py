@@ -18,7 +18,7 @@ from . import __version__
 from .errors import InputError
 from .exporting import METADATA, export_network, read_metadata
 from .networks import load_weights
-from .runtimes import import_package, open_core
+from .runtimes import has_bf16, import_package, open_core
 
 # the suffixes that a backend runs; it exports to the first
 BACKENDS = {"torch": (".ts", ".pt2"), "onnxruntime": (".onnx",), "openvino": (".xml",)}
@@ -174,7 +174,7 @@ def _open_onnx(path: Path, _: str) -> tuple[Forward, str]:
 
 def _open_openvino(path: Path, precision: str) -> tuple[Forward, str]:
     core = open_core()
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and not has_bf16():
         warnings.warn("this CPU has no bf16 arithmetic: it will be slower than f32", stacklevel=2)
     model = core.read_model(path)
     settings = {

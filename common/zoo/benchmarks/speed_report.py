@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,11 +40,12 @@ def read_speed(folder: Path) -> list[dict[str, str]]:
 
 
 def tabulate_ratios(rows: Sequence[Mapping], kind: str) -> str:
-    """How many times faster than the dense U-Net, eager, every network is with every backend."""
-    ratios = {(row["network"], row["backend"]): f"{float(row[f'{kind}_times_faster']):.1f}" for row in rows}
+    """How many times faster than the dense U-Net, eager, every network is with every backend; - where not measured."""
+    ratios = {(row["network"], row["backend"]): float(row[f"{kind}_times_faster"]) for row in rows}
     return format_markdown_table(
         [
-            {"network": title} | {backend: ratios[name, backend] for backend in BACKENDS}
+            {"network": title}
+            | {backend: "-" if math.isnan(ratio := ratios[name, backend]) else f"{ratio:.1f}" for backend in BACKENDS}
             for name, title in TITLES.items()
         ]
     )
