@@ -27,7 +27,7 @@ def choose_classes(slices: torch.Tensor) -> torch.Tensor:
     """
     The class of every pixel: the channel (B, H, W) in which slices (B, C, H, W) are largest, the first of equals.
 
-    By `max`, because on a CPU `argmax` over any but the last axis takes 30 times as long, longer than a small network.
+    By `max`, because on a CPU `argmax` over any but the last axis takes longer than a small network does.
     """
     return slices.max(dim=1).indices
 
