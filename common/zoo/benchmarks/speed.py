@@ -132,6 +132,6 @@ def take_turns(
 
 
 def spread(taken: Sequence[float]) -> float:
-    """Milliseconds between the first and the third quartile."""
-    low, _, high = statistics.quantiles(taken, n=4) if len(taken) > 1 else (0.0, 0.0, 0.0)
+    """Milliseconds between the first and the third quartile, nan of fewer than two."""
+    low, _, high = statistics.quantiles(taken, n=4) if len(taken) > 1 else [math.nan] * 3
     return round(high - low, 2)
