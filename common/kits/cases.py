@@ -32,8 +32,8 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
     Find the cases of a folder, in the order of their names.
 
     Known are the layout of KiTS19, KiTS21 and KiTS23, `case_*/imaging.nii.gz` with `segmentation.nii.gz`, directly in
-    the folder or in its `data/` or `dataset/`; a plain folder of `.nii.gz`, `.nii` and `.nrrd` images; the folder of a
-    DICOM series; and a single image file.
+    the folder or in its `data/` or `dataset/`; one such case's folder; a plain folder of `.nii.gz`, `.nii` and
+    `.nrrd` images; the folder of a DICOM series; and a single image file.
 
     Args:
         labelled: every case must come with its label.
@@ -59,6 +59,8 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
         root = folder
         images = sorted(f for f in folder.iterdir() if f.name.endswith(IMAGE_SUFFIXES) and not f.name.startswith("."))
         cases = sorted(({"case": name_case(f), "image": str(f)} for f in images), key=lambda case: case["case"])
+        if "image" in (own := _read_case_folder(folder.resolve())):
+            root, cases = folder.resolve().parent, [own]
     if not cases and list_series(folder):
         cases = [{"case": folder.resolve().name, "image": str(folder)}]
     if not cases:

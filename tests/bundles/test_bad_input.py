@@ -103,7 +103,7 @@ def bundle(weighted_bundle) -> Path:
 
 def find_error(bundle: Path, *configs: str, **arguments) -> list[str]:
     """The lines of the error that a run must end with."""
-    done = run_bundle(bundle, *configs, spatial_size="[32,32]", **arguments)
+    done = run_bundle(bundle, *configs, **{"spatial_size": "[32,32]"} | arguments)
     assert done.returncode != 0
     assert "Traceback" not in done.stdout + done.stderr
     lines = done.stderr.strip().splitlines()
@@ -174,6 +174,7 @@ def test_an_unfinished_run_on_other_cases_is_not_gone_on_with(bundle, data):
 WRONG_SETTINGS = {
     "keep": (TRAIN, {"keep": "first"}, "keep must be 'best' or 'last', got keep='first'"),
     "pretrained": (TRAIN, {"pretrained": "nowhere.pt"}, "nowhere.pt: no weights here"),
+    "spatial_size": (TRAIN, {"spatial_size": "[40,48]"}, "height and width must be divisible by 16, got 40 x 48"),
     "method": (PRUNE, {"method": "lottery"}, "method must be one of magnitude, sigma, got method='lottery'"),
     "amount": (PRUNE, {"amount": 1.0}, "amount must be in [0, 1), got amount=1.0"),
     "ramp": (PRUNE, {"ramp": 0}, "ramp must be in (0, 1], got ramp=0"),

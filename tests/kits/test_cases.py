@@ -66,6 +66,15 @@ def test_a_kits_case_without_label_is_found_and_has_none(tmp_path):
     assert [sorted(case) for case in find_cases(tmp_path)] == [["case", "image"], ["case", "image", "label"]]
 
 
+def test_the_folder_of_one_kits_case_is_that_case(tmp_path):
+    folder = touch(tmp_path / "case_00007", "imaging.nii.gz", "segmentation.nii.gz", "notes.txt")
+    files = {"image": str(folder / "imaging.nii.gz"), "label": str(folder / "segmentation.nii.gz")}
+    assert find_cases(folder, labelled=True) == [{"case": "case_00007", **files}]
+    (folder / "segmentation.nii.gz").unlink()
+    message = error_message(lambda: find_cases(folder, labelled=True))
+    assert message == f"{folder}: expected label, found none."
+
+
 def test_a_plain_folder_gives_a_case_for_every_image_in_the_order_of_their_names(tmp_path):
     touch(tmp_path, "scan.nii.gz", "scan-2.nii", "another.nii.gz", "b.c.nii", "scan_3.nii.gz")
     cases = find_cases(str(tmp_path))

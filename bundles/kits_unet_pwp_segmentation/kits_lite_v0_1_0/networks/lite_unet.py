@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ..errors import InputError
 from .blocks import ConvBlock, UpCat
 
 
@@ -39,8 +40,8 @@ class LiteUNet(nn.Module):
         refine: put one more block and one more separable convolution before the head, as SD-UNet does.
 
     Raises:
-        ValueError: when `num_convs` and `channels` differ in length or hold anything but positive numbers, or (on
-            the forward pass) when height or width is not divisible by 2 ** (number of levels - 1).
+        ValueError: when `num_convs` and `channels` differ in length or hold anything but positive numbers.
+        InputError: on the forward pass, when height or width is not divisible by 2 ** (number of levels - 1).
 
     Sources: U-Net, https://arxiv.org/abs/1505.04597; WP-UNet, SD-UNet, UNet-PWP and PocketNet are named with their rows
     in the metadata of each bundle.
@@ -115,7 +116,7 @@ class LiteUNet(nn.Module):
             logits (B, out_channels, H, W).
         """
         if x.shape[2] % self.size_divisor != 0 or x.shape[3] % self.size_divisor != 0:
-            raise ValueError(
+            raise InputError(
                 f"height and width must be divisible by {self.size_divisor}, got {x.shape[2]} x {x.shape[3]}."
             )
         skips: list[torch.Tensor] = []
