@@ -173,9 +173,13 @@ def describe_weights(metadata: Mapping[str, Any]) -> str:
     )
     if "scores" in metadata:
         held_out = metadata["scores"]["cross_validation"]
+        pooled, mean = (
+            f"{scores['kidney_and_tumor']:.3f} for kidney and tumour, {scores['tumor']:.3f} for tumour"
+            for scores in (held_out, held_out["per_case"])
+        )
         text += (
-            " Dice on kits19-slices, pooled over the held-out cases of three folds:"
-            f" {held_out['kidney_and_tumor']:.3f} for kidney and tumour, {held_out['tumor']:.3f} for tumour."
+            f" Dice on kits19-slices of {held_out['cases']} held-out cases in {len(held_out['folds'])} folds, the first"
+            f" of which settings were chosen on: {pooled}, pooled; {mean}, mean of the cases."
         )
     return text
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..files import replace_file
-from .pages import format_markdown_table
+from .pages import format_markdown_table, write_figure
 from .records import read_record
 from .variants import TITLES
 
@@ -48,8 +47,7 @@ def draw_curves(path: Path, names: Sequence[str], folder: Path) -> None:
     columns[0][0].set_ylabel("loss")
     columns[0][0].legend(fontsize=7)
     columns[0][1].set_ylabel("Dice of held-out slices\n(kidney -, tumour :)")
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    write_figure(path, figure, {name: read_trainings(name, folder) for name in names})
 
 
 def tabulate_trainings(names: Sequence[str], folder: Path) -> str:
@@ -65,7 +63,8 @@ def tabulate_trainings(names: Sequence[str], folder: Path) -> str:
                 _format_line(TITLES[name], number, fold) | {"epochs": rows[-1]["epoch"], "last loss": rows[-1]["loss"]}
             )
         if scores:
-            lines.append(_format_line(TITLES[name], "all held-out cases", scores) | {"epochs": "", "last loss": ""})
+            for scored, dice in (("mean of folds", scores["mean_of_folds"]), ("all held-out cases", scores)):
+                lines.append(_format_line(TITLES[name], scored, dice) | {"epochs": "", "last loss": ""})
     return format_markdown_table(lines)
 
 
@@ -74,4 +73,5 @@ def _format_line(title: str, scored: str, scores: dict) -> dict[str, str]:
         label: f"{scores[key]:.3f}"
         for key, label in (("kidney_and_tumor", "Dice kidney + tumour"), ("tumor", "Dice tumour"))
     }
-    return {"network": title, "scored": scored, **dice}
+    mean = "{kidney_and_tumor:.3f}, {tumor:.3f}".format(**scores["per_case"]) if "per_case" in scores else ""
+    return {"network": title, "scored": scored, **dice, "mean of cases": mean}

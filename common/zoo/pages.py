@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
+from PIL import Image
+
 from ..errors import InputError
 from ..files import replace_file
+
+# the keyword of a PNG's text
+SHOWN = "Description"
 
 
 def replace_section(page: Path, name: str, content: str) -> None:
@@ -27,6 +34,18 @@ def replace_section(page: Path, name: str, content: str) -> None:
         raise InputError(f"{page}: expected one place between <!-- {name} --> and <!-- /{name} -->, found {count}.")
     with replace_file(page) as temporary:
         temporary.write_text(text)
+
+
+def write_figure(path: Path, figure: Figure, shown: object) -> None:
+    """Write a PNG that carries the numbers it shows, so that a test sees where it is older than they are."""
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={SHOWN: json.dumps(shown)})
+
+
+def read_figure(path: Path) -> object:
+    """The numbers that a PNG shows, as `write_figure` was given them."""
+    with Image.open(path) as image:
+        return json.loads(image.text[SHOWN])
 
 
 def format_markdown_table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -17,7 +17,7 @@ from ..networks.weights import read_weights, write_weights
 from ..segmentation import Segmenter
 from .bundling import BUNDLES
 from .protocol import ALL, FOLDS, find_variant, plan_stage
-from .records import RECORDS, count_segmentations, pool_dice, score_folds, write_record
+from .records import RECORDS, count_segmentations, score_counts, score_folds, write_record
 from .variants import VARIANTS
 
 # larger files of weights ship in half precision
@@ -53,11 +53,12 @@ def publish(name: str, dataset_dir: Path, trainings: Path) -> dict[str, Any]:
     write_table(
         [row for fold in complete for row in read_curves(folder / fold, variant.stages)], RECORDS / f"{name}.csv"
     )
-    record: dict[str, Any] = {"cross_validation": score_folds(predictions, cases, set(complete) - {ALL})}
+    split_files = [f"docs/folds/{fold}.json" for fold in complete if fold != ALL]
+    record: dict[str, Any] = {"cross_validation": score_folds(predictions, cases, split_files)}
     if variant in VARIANTS:
         ship_weights(folder / ALL / "models/model.pt", BUNDLES / name / "models/model.pt")
-        shipped = pool_dice(count_segmentations(Segmenter(BUNDLES / name), cases))
-        record |= {"trained_on": TRAINED_ON, "shipped_weights": {"cases": len(cases), **shipped}}
+        shipped = score_counts(count_segmentations(Segmenter(BUNDLES / name), cases))
+        record |= {"trained_on": TRAINED_ON, "shipped_weights": shipped}
     write_record(name, record)
     return record
 

@@ -44,7 +44,17 @@ def write_record(name: str, record: Mapping[str, Any]) -> None:
 
 def pool_dice(counts: Iterable[torch.Tensor]) -> dict[str, float]:
     """Dice pooled over all voxels of some cases, of kidney and tumour together and of tumour."""
-    found = dict(zip(KITS19.classes, pooled_dice(torch.cat(tuple(counts))).tolist()))
+    return _name_dice(pooled_dice(torch.cat(tuple(counts))))
+
+
+def score_counts(counts: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Dice of some cases: pooled over all their voxels, and "per_case", the mean of the cases' own."""
+    per_case = torch.stack([pooled_dice(case) for case in counts]).mean(dim=0)
+    return {"cases": len(counts), **pool_dice(counts), "per_case": _name_dice(per_case)}
+
+
+def _name_dice(values: torch.Tensor) -> dict[str, float]:
+    found = dict(zip(KITS19.classes, values.tolist()))
     return {name: round(found[kits_name], 6) for name, kits_name in CLASSES.items()}
 
 
@@ -63,11 +73,17 @@ def count_segmentations(segmenter: Segmenter, cases: Sequence[Mapping[str, str]]
     return counts
 
 
-def score_folds(predictions: Path, cases: Sequence[Mapping[str, str]], folds: Iterable[str]) -> dict[str, Any]:
-    """Cross-validated Dice: of some folds, and pooled over the held-out cases of all of them."""
-    counts = {
-        f"docs/folds/{fold}.json": count_predictions(predictions, cases, REPOSITORY / f"docs/folds/{fold}.json")
-        for fold in sorted(folds)
-    }
-    scores = [{"split_file": file, **pool_dice(fold)} for file, fold in counts.items()]
-    return {**pool_dice(sum(counts.values(), [])), "folds": scores}
+def score_folds(
+    predictions: Path, cases: Sequence[Mapping[str, str]], split_files: Iterable[str], root: Path = REPOSITORY
+) -> dict[str, Any]:
+    """
+    Cross-validated Dice: of the held-out cases of all folds together, the mean of the folds', and of every fold.
+
+    Args:
+        predictions: folder of `<case>.nii.gz`, each by the network of the fold that holds the case out.
+        split_files: of the folds, relative to `root`.
+    """
+    counts = {file: count_predictions(predictions, cases, root / file) for file in split_files}
+    folds = [{"split_file": file, **score_counts(fold)} for file, fold in counts.items()]
+    mean = {name: round(sum(fold[name] for fold in folds) / len(folds), 6) for name in CLASSES}
+    return {**score_counts(sum(counts.values(), [])), "mean_of_folds": mean, "folds": folds}

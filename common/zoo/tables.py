@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from ..complexity import measure_complexity
-from ..files import replace_file
-from .benchmarks.speed import CHANNELS_LAST, build
+from .benchmarks.speed import CHANNELS_LAST, OPENVINO, build
 from .benchmarks.speed_report import read_speed
 from .bundling import BUNDLES
 from .curves import draw_curves, tabulate_trainings
-from .pages import format_markdown_table, replace_section
+from .pages import format_markdown_table, replace_section, write_figure
 from .records import RECORDS, REPOSITORY, read_record
 from .variants import BASELINES, VARIANTS, Variant
 
@@ -23,7 +23,10 @@ NOT_MEASURED = "-"
 
 @dataclass(frozen=True)
 class Row:
-    """What is compared: sizes, FLOPs, cross-validated Dice, and how many times faster than the dense U-Net it is."""
+    """
+    What is compared: sizes, FLOPs, cross-validated Dice, milliseconds a slice in eager PyTorch as bundles run it, and
+    how many times faster OpenVINO is than the dense U-Net in eager PyTorch.
+    """
 
     title: str
     link: str
@@ -32,6 +35,7 @@ class Row:
     weights_bytes: int
     dice: dict[str, float]
     folds: int
+    eager_ms: str
     times_faster: str
 
 
@@ -58,7 +62,7 @@ def collect_rows() -> list[Row]:
 def collect_row(variant: Variant) -> Row:
     """A bundle's numbers from its metadata; a baseline's are counted here."""
     scores = read_record(variant.name).get("cross_validation", {})
-    speed = {(row["network"], row["backend"]): row["slice_times_faster"] for row in read_speed(REPOSITORY / "docs")}
+    speed = {(row["network"], row["backend"]): row for row in read_speed(REPOSITORY / "docs")}
     if variant in VARIANTS:
         metadata = json.loads((BUNDLES / variant.name / "configs/metadata.json").read_text())
         sizes = {key: metadata["complexity"][key] for key in ("parameters", "flops")}
@@ -77,7 +81,8 @@ def collect_row(variant: Variant) -> Row:
         weights_bytes=weights_bytes,
         dice={key: scores[key] for key in ("kidney_and_tumor", "tumor") if key in scores},
         folds=len(scores.get("folds", ())),
-        times_faster=speed.get((variant.name, CHANNELS_LAST), NOT_MEASURED),
+        eager_ms=speed.get((variant.name, CHANNELS_LAST), {}).get("slice_ms", NOT_MEASURED),
+        times_faster=speed.get((variant.name, OPENVINO), {}).get("slice_times_faster", NOT_MEASURED),
     )
 
 
@@ -92,6 +97,7 @@ def format_networks(rows: list[Row]) -> str:
                 "weights": f"{row.weights_bytes / 1e6:.1f} MB" if row.weights_bytes else NOT_MEASURED,
                 "Dice kidney + tumour": format_dice(row, "kidney_and_tumor"),
                 "Dice tumour": format_dice(row, "tumor"),
+                "ms": row.eager_ms,
                 "times faster": row.times_faster,
             }
             for row in rows
@@ -104,12 +110,19 @@ def format_dice(row: Row, name: str) -> str:
     return f"{row.dice[name]:.3f}{'' if row.folds == 3 else '*'}" if row.dice else NOT_MEASURED
 
 
+def find_front(points: Sequence[tuple]) -> list[tuple]:
+    """Of points (FLOPs, Dice, ...) those that no point with as few FLOPs or fewer reaches in Dice."""
+    return [
+        point for point in sorted(points) if all(p[1] < point[1] for p in points if p != point and p[0] <= point[0])
+    ]
+
+
 def write_pareto(path: Path, rows: list[Row]) -> None:
     """Plot Dice against FLOPs; networks that no other beats in both are joined."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, name, label in zip(figure.subplots(1, 2), ("kidney_and_tumor", "tumor"), ("kidney and tumour", "tumour")):
         points = sorted((row.flops / 1e9, row.dice[name], row.title) for row in rows if row.dice)
-        best = [point for number, point in enumerate(points) if all(point[1] > p[1] for p in points[:number])]
+        best = find_front(points)
         axes.step([p[0] for p in best], [p[1] for p in best], where="post", color="grey", linewidth=1)
         for flops, dice, title in points:
             axes.plot(flops, dice, "o")
@@ -119,5 +132,4 @@ def write_pareto(path: Path, rows: list[Row]) -> None:
         axes.set_ylabel(f"cross-validated Dice, {label}")
         axes.margins(x=0.25, y=0.15)
         axes.grid(alpha=0.3)
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    write_figure(path, figure, [[row.title, row.flops, row.dice] for row in rows])

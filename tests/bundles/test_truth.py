@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from bundle_runs import BUNDLES, NAMES, SLICES, needs_slices
 
+from common.kits.cases import find_cases
 from common.zoo.bundling import NO_WEIGHTS
-from common.zoo.records import read_record
+from common.zoo.records import RECORDS, read_record, score_folds
+from common.zoo.variants import BASELINES
 from common.zoo.verification import CHECKS, verify_bundle
 
 DICE = ("Dice of the cross-validation", "Dice of the shipped weights")
@@ -38,5 +40,16 @@ def test_a_bundle_without_weights_says_so_and_nothing_else_is_wrong(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_dice_is_true_to_four_digits_or_not_claimed(name):
     outcomes = verify_bundle(BUNDLES / name, SLICES, DICE)
-    status = "ok" if name in SCORED else "not recorded"
-    assert [(outcome.name, outcome.status) for outcome in outcomes] == [(check, status) for check in DICE]
+    expected = ["recounted", "ok"] if name in SCORED else ["not recorded"] * 2
+    assert [(outcome.name, outcome.status) for outcome in outcomes] == list(zip(DICE, expected))
+
+
+@needs_slices
+@pytest.mark.parametrize("name", [row.name for row in BASELINES])
+def test_dice_of_the_baselines_is_that_of_their_predictions(name):
+    recorded = read_record(name).get("cross_validation")
+    files = [fold["split_file"] for fold in recorded["folds"]] if recorded else []
+    predictions = RECORDS / name
+    assert predictions.is_dir() == bool(files)
+    if files:
+        assert recorded == score_folds(predictions, find_cases(SLICES, labelled=True), files)

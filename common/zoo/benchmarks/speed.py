@@ -25,11 +25,11 @@ from ...runtimes import has_bf16
 from ..variants import BASELINES, VARIANTS, Variant
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
-BF16 = "OpenVINO bf16"
+OPENVINO, BF16 = "OpenVINO f32", "OpenVINO bf16"
 # what runs, and by which end of the file's name, backend and precision of `common.backends`
 EXPORTED = {
     "ONNX Runtime": (".onnx", "onnxruntime", "f32"),
-    "OpenVINO f32": (".xml", "openvino", "f32"),
+    OPENVINO: (".xml", "openvino", "f32"),
     BF16: (".xml", "openvino", "bf16"),
     "OpenVINO int8": (INT8_SUFFIX, "openvino", "f32"),
 }

@@ -20,14 +20,20 @@ from ...bundles import open_bundle
 from ...errors import InputError
 from ...kits.cases import find_cases
 from ...networks import load_weights
-from .label_order import normalize
+from ..bundling import VERSION_KEYS
 
 README, METADATA, WEIGHTS = "docs/README.md", "configs/metadata.json", "models/model.pt"
-NOT_RECOMPUTED, NOT_RECORDED = "not recomputed", "not recorded"
+INFERENCE, DATA_LICENSE = "configs/inference.json", "docs/data_license.txt"
+FILES = ("LICENSE", METADATA, INFERENCE, README, DATA_LICENSE, WEIGHTS)
+NOT_RECOMPUTED, NOT_RECORDED, RECOUNTED = "not recomputed", "not recorded", "recounted"
 
 
 class NotChecked(Exception):
-    """Nothing was checked: the status that this gives, `NOT_RECOMPUTED` or `NOT_RECORDED`, and the reason."""
+    """
+    Nothing was checked, or not from the ground up: the status that this gives, and the reason.
+
+    `NOT_RECORDED`: there is nothing to check; `RECOUNTED`: from what an earlier step left behind.
+    """
 
     def __init__(self, reason: str, status: str = NOT_RECOMPUTED) -> None:
         super().__init__(status, reason)
@@ -50,9 +56,12 @@ class Bundle:
     @cached_property
     def metadata(self) -> dict[str, Any]:
         try:
-            return json.loads((self.folder / METADATA).read_text())
-        except (OSError, ValueError) as error:
-            raise NotChecked(f"no readable {METADATA}") from error
+            metadata = json.loads((self.folder / METADATA).read_text())
+        except (OSError, ValueError):
+            metadata = None
+        if not isinstance(metadata, dict):
+            raise NotChecked(f"no readable {METADATA}")
+        return metadata
 
     @cached_property
     def readme(self) -> str:
@@ -60,6 +69,11 @@ class Bundle:
             return (self.folder / README).read_text()
         except (OSError, ValueError) as error:
             raise NotChecked(f"no readable {README}") from error
+
+    def read_pins(self) -> dict[str, str]:
+        """The version of every package that the metadata pins."""
+        pins = {package: self.metadata[key] for key, package in VERSION_KEYS.items() if key in self.metadata}
+        return pins | self.metadata.get("required_packages_version", {})
 
     def find_recorded(self, *keys: str) -> Any:
         """A block of the metadata that a bundle may do without."""
@@ -71,16 +85,33 @@ class Bundle:
         return block
 
     def describe_io(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the metadata says of the input "image" and the output "pred"."""
-        data_format = self.metadata["network_data_format"]
-        return data_format["inputs"]["image"], data_format["outputs"]["pred"]
+        """What the metadata says of the input "image" and the output "pred", or of the only ones under other names."""
+        data_format = self.find_recorded("network_data_format")
+        described = []
+        for side, name in (("inputs", "image"), ("outputs", "pred")):
+            tensors = data_format.get(side) or {}
+            if name not in tensors and len(tensors) != 1:
+                raise NotChecked(f"no {name} in network_data_format.{side} of {METADATA}")
+            described.append(tensors.get(name) or next(iter(tensors.values())))
+        return described[0], described[1]
 
     def open_config(self) -> ConfigParser:
         """`inference.json`, see `open_bundle`."""
         try:
             return open_bundle(self.folder)
         except ValueError as error:
-            raise NotChecked("no readable configs/inference.json") from error
+            raise NotChecked(f"no readable {INFERENCE}") from error
+
+    def list_configs(self) -> dict[str, dict[str, Any]]:
+        """Content of every config but the metadata, by its path in the folder."""
+        configs = {}
+        for path in sorted(self.folder.glob("configs/*.json")):
+            name = f"configs/{path.name}"
+            try:
+                configs |= {name: json.loads(path.read_text())} if name != METADATA else {}
+            except ValueError as error:
+                raise NotChecked(f"no readable {name}") from error
+        return configs
 
     def build_network(self, **changes: Any) -> nn.Module:
         """`network_def` of `inference.json`, some of its arguments changed, untrained, on the CPU."""
@@ -115,7 +146,9 @@ class Bundle:
     @cached_property
     def channels(self) -> dict[int, str]:
         """The name of every channel of the output, from `channel_def`."""
-        channels = self.find_recorded("network_data_format", "outputs", "pred", "channel_def")
+        channels = self.describe_io()[1].get("channel_def")
+        if not channels:
+            raise NotChecked(f"no channel_def in {METADATA}", NOT_RECORDED)
         return {int(channel): normalize(name) for channel, name in channels.items()}
 
     @cached_property
@@ -141,6 +174,20 @@ class Bundle:
             sys.path[:] = path
             pop()
             sys.modules.update(others)
+
+
+def normalize(name: str) -> str:
+    """A label's name as it is compared: lower case, American spelling."""
+    return name.lower().replace("tumour", "tumor")
+
+
+def list_strings(config: Any) -> Iterator[str]:
+    """Every text value of a config."""
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, (dict, list)):
+        for part in config.values() if isinstance(config, dict) else config:
+            yield from list_strings(part)
 
 
 def compare(what: str, expected: object, found: object) -> Iterator[str]:

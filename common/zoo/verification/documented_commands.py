@@ -11,7 +11,13 @@ from pathlib import Path
 import monai.bundle
 from monai.bundle import ConfigParser
 
+from .bundle import FILES
+
 CONFIG = re.compile(r"configs/[\w-]+\.\w+")
+FILE = re.compile(r"(?<![\w./-])(?:configs|docs)/[\w-]+\.\w+")
+# what a command line runs or reads
+SOURCE = re.compile(r"(?<![\w./$<-])(?!configs/|docs/)[\w-]+(?:/[\w-]+)*\.(?:py|sh|json)\b")
+RUNNER = re.compile(r"\s*(?:bash|sh|python\S*|torchrun|make)\s")
 SCRIPT = re.compile(r"scripts/\w+\.py")
 OPTION = re.compile(r"--([a-zA-Z_][\w#:-]*)")
 
@@ -27,8 +33,8 @@ def find_command_problems(page: str, text: str, folder: Path, root: Path) -> Ite
         folder: bundle folder.
         root: where scripts may be, beside the bundle folder.
     """
-    for name in sorted(set(CONFIG.findall(text))):
-        if not (folder / name).is_file():
+    for name in sorted(set(FILE.findall(text))):
+        if name not in FILES and not (folder / name).is_file():
             yield f"{page}: {name}: expected a file, found none"
     files = [path for path in folder.glob("configs/*.json") if path.name != "metadata.json"]
     known = set(inspect.signature(monai.bundle.run).parameters).union(*map(ConfigParser.load_config_file, files))
@@ -36,6 +42,9 @@ def find_command_problems(page: str, text: str, folder: Path, root: Path) -> Ite
         option = OPTION.match(code)
         if option and option[1].partition("#")[0] not in known:
             yield f"{page}: {option[0]}: expected a key of a config, found none"
+        for name in SOURCE.findall(code) if RUNNER.match(code) and not SCRIPT.search(code) else ():
+            if not any((place / name).is_file() for place in (folder, root)):
+                yield f"{page}: {name}: expected a file, found none"
         try:
             commands = _split_commands(code)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import torch
@@ -10,6 +11,7 @@ from monai.bundle.scripts import _get_fake_spatial_shape
 from ...complexity import count_flops, count_nonzero_parameters, count_parameters
 from ...files import hash_file
 from ...networks import load_weights
+from ..bundling import SKELETON
 from .bundle import METADATA, NOT_RECORDED, WEIGHTS, Bundle, NotChecked, compare, flatten
 
 
@@ -27,7 +29,7 @@ def check_network(bundle: Bundle) -> Iterator[str]:
     yield from compare("outputs.pred.num_channels", pred["num_channels"], output.shape[1])
     yield from compare("outputs.pred.spatial_shape", sizes, list(output.shape[2:]))
     yield from compare("outputs.pred.dtype", pred["dtype"], str(output.dtype).removeprefix("torch."))
-    yield from compare("outputs.pred.channel_def", list(range(pred["num_channels"])), sorted(bundle.channels))
+    yield from compare("outputs.pred.channel_def", list(range(output.shape[1])), sorted(bundle.channels))
 
 
 def check_state_dict(bundle: Bundle) -> Iterator[str]:
@@ -42,6 +44,7 @@ def check_devices(bundle: Bundle) -> Iterator[str]:
     try:
         values = torch.load(path, weights_only=True).values()
     except Exception as error:
+        _ = bundle.trained_network  # what is damaged is the state dict's problem
         yield f"{WEIGHTS}: expected a file that loads on the CPU, found {flatten(error)}"
         return
     devices = {str(value.device) for value in values if isinstance(value, torch.Tensor)}
@@ -49,18 +52,20 @@ def check_devices(bundle: Bundle) -> Iterator[str]:
 
 
 def check_weights_file(bundle: Bundle) -> Iterator[str]:
-    """The file of weights has the recorded size and sha256."""
+    """The file of weights is the one with the recorded size and sha256."""
     recorded = bundle.find_recorded("weights")
-    path = bundle.folder / recorded["file"]
-    if not path.is_file():
-        raise NotChecked(f"no {recorded['file']}")
-    yield from compare(f"{recorded['file']} bytes", recorded["bytes"], path.stat().st_size)
-    yield from compare(f"{recorded['file']} sha256", recorded["sha256"], hash_file(path))
+    yield from compare("weights.file", WEIGHTS, recorded["file"])
+    path = bundle.find_weights()
+    _ = bundle.trained_network  # what does not fit is the state dict's problem
+    problems = list(compare(f"{WEIGHTS} bytes", recorded["bytes"], path.stat().st_size))
+    yield from problems or compare(f"{WEIGHTS} sha256", recorded["sha256"], hash_file(path))
 
 
 def check_complexity(bundle: Bundle) -> Iterator[str]:
     """Parameters and FLOPs, of the network and of the one that it was pruned from."""
     recorded = bundle.find_recorded("complexity")
+    convention = json.loads((SKELETON / METADATA).read_text())["complexity"]["convention"]
+    yield from compare("complexity.convention", convention, recorded.get("convention"))
     original = dict(recorded.get("original", {}))
     blocks = [("complexity", recorded, bundle.network)]
     if original:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-
-import torch
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ...kits.cases import read_split
 from ...segmentation import Segmenter
-from ..records import count_predictions, count_segmentations, pool_dice
-from .bundle import Bundle, NotChecked
+from ..records import count_segmentations, score_counts, score_folds
+from .bundle import RECOUNTED, Bundle, NotChecked
 
 TOLERANCE = 1e-4
 
 
 def check_shipped_scores(bundle: Bundle) -> Iterator[str]:
-    """Every case, segmented by `network_def` with the weights that ship, and the inferer of `inference.json`."""
+    """Every case, segmented as `inference.json` does."""
     recorded, cases = bundle.find_recorded("scores", "shipped_weights"), bundle.cases
+    bundle.find_weights()
     if len(cases) != recorded["cases"]:
-        yield f"scores.shipped_weights: expected {recorded['cases']} cases, found {len(cases)}"
+        yield f"scores.shipped_weights.cases: expected {recorded['cases']}, found {len(cases)}"
         return
-    segmenter = Segmenter(bundle.folder, network=bundle.trained_network)
-    bundle.trained_network.to(segmenter.device)
-    yield from _compare_dice("scores.shipped_weights", recorded, count_segmentations(segmenter, cases))
+    found = score_counts(count_segmentations(Segmenter(bundle.folder), cases))
+    yield from _compare_scores("scores.shipped_weights", recorded, found)
 
 
 def check_fold_scores(bundle: Bundle) -> Iterator[str]:
@@ -32,20 +32,29 @@ def check_fold_scores(bundle: Bundle) -> Iterator[str]:
     predictions = bundle.repository / recorded["predictions"]
     if not predictions.is_dir():
         raise NotChecked("no data")
-    everything, held_out = [], Counter()
-    for fold in recorded["folds"]:
-        split_file = bundle.repository / fold["split_file"]
-        counts = count_predictions(predictions, cases, split_file)
-        yield from _compare_dice(f"scores.cross_validation {fold['split_file']}", fold, counts)
-        held_out.update(read_split(split_file)["validation"])
-        everything += counts
+    files = [fold["split_file"] for fold in recorded["folds"]]
+    held_out = Counter(name for file in files for name in read_split(bundle.repository / file)["validation"])
     for name, times in held_out.items():
         if times > 1:
             yield f"scores.cross_validation: expected {name} held out once, found {times} times"
-    yield from _compare_dice("scores.cross_validation", recorded, everything)
+            return
+    found = score_folds(predictions, cases, files, bundle.repository)
+    yield from _compare_scores("scores.cross_validation", recorded, found)
+    raise NotChecked(f"from {recorded['predictions']}; the weights of the folds do not ship", RECOUNTED)
 
 
-def _compare_dice(what: str, recorded: Mapping[str, float], counts: Sequence[torch.Tensor]) -> Iterator[str]:
-    for name, found in pool_dice(counts).items():
-        if not abs(recorded[name] - found) <= TOLERANCE:
-            yield f"{what}.{name}: expected {recorded[name]}, found {found:.6f}"
+def _compare_scores(what: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    expected = dict(_list_numbers(recorded, what))
+    for name, number in _list_numbers(found, what):
+        if not abs(expected.get(name, math.nan) - number) <= TOLERANCE:
+            yield f"{name}: expected {expected.get(name)}, found {number}"
+
+
+def _list_numbers(scores: Mapping[str, Any], what: str) -> Iterator[tuple[str, float]]:
+    """Every number and where it stands; a fold goes by its split file."""
+    for key, value in scores.items():
+        if isinstance(value, (int, float)):
+            yield f"{what}.{key}", value
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, dict):
+                yield from _list_numbers(part, f"{what}.{part.get('split_file', key)}")

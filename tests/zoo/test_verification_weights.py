@@ -1,0 +1,198 @@
+"""What the verification finds in weights and predictions, and in bundles of another make."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from bundle_runs import POCKET
+from good_bundle import CHANNELS, DICE, METADATA, README, WEIGHTS, edit, find_problems
+from monai.bundle import ConfigParser
+
+from common.files import hash_file
+from common.networks import LiteUNet, load_weights
+from common.networks.weights import read_weights, save_weights
+from common.zoo.verification import CHECKS, verify_bundle
+
+FOLD_DICE = DICE[0]
+
+
+def test_a_changed_weight_is_found_out_by_the_sha256(broken):
+    network = load_weights(LiteUNet(channels=CHANNELS), broken / WEIGHTS)
+    next(network.parameters()).data[-1, 0, 0, 0] += 0.001
+    before = hash_file(broken / WEIGHTS)
+    save_weights(network, broken / WEIGHTS)
+    problem = f"models/model.pt sha256: expected {before}, found {hash_file(broken / WEIGHTS)}"
+    assert find_problems(broken) == [("weights file", problem)]
+
+
+def test_a_weight_that_is_missing_is_named(broken):
+    weights = read_weights(broken / WEIGHTS)
+    name = sorted(weights)[3]
+    del weights[name]
+    torch.save(weights, broken / WEIGHTS)
+    problem = f"models/model.pt: weights of another network: expected {name}, found no such key."
+    assert find_problems(broken) == [("state dict", problem)]
+    (outcome,) = verify_bundle(broken, None, ["sparsity"])
+    assert (outcome.status, outcome.detail) == ("not recomputed", "models/model.pt does not fit network_def")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the tensors load onto the GPU here, and are found out there")
+def test_weights_saved_on_a_gpu_are_found_out(broken):
+    path = broken / WEIGHTS
+    torch.save(read_weights(path), path)
+    with zipfile.ZipFile(path) as source:
+        records = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(path, "w") as target:
+        for name, content in records.items():
+            if name.endswith("data.pkl"):  # where a pickled tensor says on which device it was
+                assert b"X\x03\0\0\0cpu" in content
+                content = content.replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0")
+            target.writestr(name, content)
+    ((check, problem),) = [found for found in find_problems(broken) if found[0] != "weights file"]
+    assert check == "weights on the CPU"
+    assert problem.startswith("models/model.pt: expected a file that loads on the CPU, found ") and "CUDA" in problem
+
+
+def test_other_predictions_are_found_out(broken, phantoms):
+    repository = broken.parents[1]
+    path = sorted((repository / "docs/cross_validation" / POCKET).iterdir())[2]
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.roll(np.asarray(image.dataobj), 3, axis=2), image.affine), path)
+    changed = {detail.partition(":")[0] for _, detail in find_problems(broken, phantoms, FOLD_DICE)}
+    fold, whole = "scores.cross_validation.docs/folds/fold_2.json", "scores.cross_validation"
+    scores = ["kidney_and_tumor", "tumor", "per_case.kidney_and_tumor", "per_case.tumor"]
+    means = ["mean_of_folds.kidney_and_tumor", "mean_of_folds.tumor"]
+    assert changed == {f"{fold}.{name}" for name in scores} | {f"{whole}.{name}" for name in scores + means}
+    path.unlink()
+    assert find_problems(broken, phantoms, FOLD_DICE) == [(FOLD_DICE, f"{path}: expected a NIfTI file, found none.")]
+
+
+def test_a_case_held_out_twice_is_found_out(broken, phantoms):
+    repository = broken.parents[1]
+    names = {}
+    edit(repository / "docs/folds/fold_2.json", names.update)
+    edit(repository / "docs/folds/fold_3.json", lambda split: split.update(names))
+    problem = f"scores.cross_validation: expected {names['validation'][0]} held out once, found 2 times"
+    assert find_problems(broken, phantoms, FOLD_DICE) == [(FOLD_DICE, problem)]
+
+
+def test_the_weights_that_run_are_scored(broken, phantoms):
+    """The one file is named and counted, another is loaded."""
+    shutil.copy(broken / WEIGHTS, broken / "models/other.pt")
+    network = load_weights(LiteUNet(channels=CHANNELS), broken / WEIGHTS)
+    network.head.bias.data += torch.tensor([0.0, 0.0, 100.0])
+    save_weights(network, broken / "models/other.pt")
+    text = (broken / "configs/inference.json").read_text()
+    (broken / "configs/inference.json").write_text(text.replace("/models/model.pt", "/models/other.pt"))
+    found = find_problems(broken, phantoms, DICE[1])
+    loaded = "configs/inference.json network: expected the weights of models/model.pt, found others"
+    assert ("weights that run", loaded) in found
+    assert any("scores.shipped_weights.tumor: expected" in detail for name, detail in found if name == DICE[1])
+
+
+NET = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, {size}, padding="same")
+    def forward(self, x):
+        return self.conv(x)
+"""
+
+
+def write_stranger(good: Path, folder: Path, size: int) -> Path:
+    """A bundle of another make, whose code lies in scripts/ and whose metadata says the least."""
+    for name in ("LICENSE", "docs/data_license.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(good / name, folder / name)
+    for name in ("configs", "scripts", "models"):
+        (folder / name).mkdir()
+    metadata = json.loads((good / METADATA).read_text())
+    for key in ("complexity", "weights", "scores"):
+        del metadata[key]
+    texts = {"label_classes": "1 is spleen, 0 is everything else", "pred_classes": "3 channels"}
+    (folder / METADATA).write_text(json.dumps(metadata | texts))
+    (folder / README).write_text("A network.\n")
+    (folder / "configs/inference.json").write_text(json.dumps({"network_def": {"_target_": "scripts.net.Net"}}))
+    (folder / "scripts/net.py").write_text(NET.format(size=size))
+    torch.save(
+        {"conv.weight": torch.zeros(3, 1, size, size), "conv.bias": torch.zeros(3)}, folder / WEIGHTS
+    )  # fmt: skip
+    return folder
+
+
+def test_bundles_of_strangers_are_told_apart_and_need_not_record_what_ours_do(good, phantoms, tmp_path):
+    path = list(sys.path)
+    for size in (1, 3):
+        stranger = write_stranger(good, tmp_path / f"size_{size}" / "bundle", size)
+        outcomes = {outcome.name: outcome for outcome in verify_bundle(stranger, phantoms)}
+        not_recorded = {name for name, outcome in outcomes.items() if outcome.status == "not recorded"}
+        assert not_recorded == {
+            "metadata keys", "labels", "inferer", "weights file", "weights that run", "complexity", "sparsity", "card",
+            "run elsewhere", *DICE,
+        }  # fmt: skip
+        assert all(outcomes[name].status == "ok" for name in CHECKS.keys() - not_recorded), outcomes
+    assert sys.path == path and "scripts.net" not in sys.modules
+
+
+ZOO = {
+    "imports": ["$import glob", "$import torch"],
+    "bundle_root": ".",
+    "dataset_dir": "data",
+    "output_dir": "$@bundle_root + '/eval'",
+    "device": "$torch.device('cpu')",
+    "network_def": {"_target_": "BasicUNet", "spatial_dims": 2, "features": [4, 4, 4, 4, 4, 4], "out_channels": 3},
+    "network": "$@network_def.to(@device)",
+    "preprocessing": {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True},
+    "datalist": "$[{'image': path} for path in sorted(glob.glob(@dataset_dir + '/imagesTs/*.nii.gz'))]",
+    "dataset": {"_target_": "Dataset", "data": "@datalist", "transform": "@preprocessing"},
+    "dataloader": {"_target_": "DataLoader", "dataset": "@dataset"},
+    "handlers": [
+        {
+            "_target_": "CheckpointLoader",
+            "load_path": "$@bundle_root + '/models/model.pt'",
+            "load_dict": {"model": "@network"},
+        }
+    ],
+    "evaluator": {
+        "_target_": "SupervisedEvaluator",
+        "device": "@device",
+        "val_data_loader": "@dataloader",
+        "network": "@network",
+        "val_handlers": "@handlers",
+    },
+    "run": ["$@evaluator.run()"],
+}
+
+
+@pytest.mark.slow
+def test_a_bundle_in_the_model_zoo_s_manner_is_not_called_broken(good, tmp_path):
+    """A `CheckpointLoader`, data laid out otherwise, an output of another name."""
+    folder = write_stranger(good, tmp_path / "bundle", 1)
+    (folder / "configs/inference.json").write_text(json.dumps(ZOO))
+    torch.manual_seed(0)
+    torch.save(ConfigParser(ZOO).get_parsed_content("network_def").state_dict(), folder / WEIGHTS)
+    edit(
+        folder / METADATA,
+        lambda m: m["network_data_format"]["outputs"].update(
+            probabilities=m["network_data_format"]["outputs"].pop("pred")
+        ),
+    )
+    outcomes = {outcome.name: outcome for outcome in verify_bundle(folder)}
+    assert [outcome for outcome in outcomes.values() if outcome.status == "problem"] == []
+    assert outcomes["run elsewhere"].status == "not recomputed"
+    for name in ("network", "state dict", "weights that run", "configs"):
+        assert outcomes[name].status == "ok", name
+    config = json.dumps(ZOO).replace("/models/model.pt", "/models/other.pt")
+    (folder / "configs/inference.json").write_text(config)
+    (outcome,) = verify_bundle(folder, names=["weights that run"])
+    assert outcome.detail.endswith("expected the weights of models/model.pt, found others")
