@@ -74,16 +74,16 @@ def count_segmentations(segmenter: Segmenter, cases: Sequence[Mapping[str, str]]
 
 
 def score_folds(
-    predictions: Path, cases: Sequence[Mapping[str, str]], split_files: Iterable[str], root: Path = REPOSITORY
+    predictions: Path, cases: Sequence[Mapping[str, str]], split_files: Iterable[str], root: Path | None = None
 ) -> dict[str, Any]:
     """
     Cross-validated Dice: of the held-out cases of all folds together, the mean of the folds', and of every fold.
 
     Args:
         predictions: folder of `<case>.nii.gz`, each by the network of the fold that holds the case out.
-        split_files: of the folds, relative to `root`.
+        split_files: of the folds, relative to `root`, by default the repository.
     """
-    counts = {file: count_predictions(predictions, cases, root / file) for file in split_files}
+    counts = {file: count_predictions(predictions, cases, (root or REPOSITORY) / file) for file in split_files}
     folds = [{"split_file": file, **score_counts(fold)} for file, fold in counts.items()]
     mean = {name: round(sum(fold[name] for fold in folds) / len(folds), 6) for name in CLASSES}
     return {**score_counts(sum(counts.values(), [])), "mean_of_folds": mean, "folds": folds}
