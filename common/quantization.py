@@ -10,7 +10,6 @@ No training and no labels. The file runs wherever an exported OpenVINO file does
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,16 @@ from torch import nn
 
 from .bundles import open_bundle
 from .errors import InputError
-from .exporting import METADATA, convert_to_openvino, prepare_network, quiet, read_metadata, save_openvino, write_whole
+from .exporting import (
+    METADATA,
+    convert_to_openvino,
+    describe_export,
+    prepare_network,
+    quiet,
+    read_metadata,
+    save_openvino,
+    write_whole,
+)
 from .kits.cases import find_cases
 from .runtimes import import_package, open_core
 from .segmentation import Segmenter
@@ -97,8 +105,9 @@ def export_quantized(network: nn.Module, path: Path, metadata: dict[str, Any], s
         InputError: see `export_network`.
     """
     # GroupNorm as OpenVINO has it: its 0.06 %, see `RowwiseGroupNorm`, drown in 256 steps, and it is faster
-    model = quantize(convert_to_openvino(prepare_network(network)), slices)
-    write_whole(path, save_openvino(model, json.dumps(metadata | {"precision": INT8})))
+    named = prepare_network(network)
+    model = quantize(convert_to_openvino(named), slices)
+    write_whole(path, save_openvino(model, describe_export(named, metadata | {"precision": INT8})))
 
 
 def collect_slices(bundle: PathLike, dataset_dir: PathLike) -> tuple[list[np.ndarray], list[str]]:

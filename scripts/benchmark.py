@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from common.errors import report_input_errors
+from common.errors import InputError, report_input_errors
 from common.zoo.benchmarks.int8_dice import tabulate_dice
 from common.zoo.benchmarks.speed import measure
 from common.zoo.benchmarks.speed_report import tabulate_ratios, write_speed
@@ -26,12 +26,16 @@ EXAMPLE = "example: python scripts/benchmark.py --rounds 15 --volume-rounds 3"
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--rounds", type=int, default=15, help="of one slice of 256 x 256; 0: none (%(default)s)")
-    parser.add_argument("--volume-rounds", type=int, default=3, help="of a volume (%(default)s)")
+    parser.add_argument("--volume-rounds", type=int, default=3, help="of a volume; 0: none (%(default)s)")
     parser.add_argument("--volume-slices", type=int, default=100, help="of 512 x 512 in a volume (%(default)s)")
     parser.add_argument("--dataset_dir", type=Path, help="KiTS folder to measure Dice on, in float32 and in int8")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of speed.md")
     arguments = parser.parse_args(arguments)
     report_input_errors()
+    if not arguments.rounds and not arguments.dataset_dir:
+        raise InputError("rounds: expected some, or --dataset_dir to measure Dice on, found 0 and none.")
+    if not (arguments.output / "speed.md").is_file():
+        raise InputError(f"{arguments.output / 'speed.md'}: expected the page that is written to, found none.")
     if arguments.rounds:
         rows, machine = measure(arguments.rounds, arguments.volume_rounds, arguments.volume_slices)
         write_speed(arguments.output, rows, machine, torch.get_num_threads())

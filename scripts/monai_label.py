@@ -16,17 +16,28 @@ EXAMPLE = """example: python scripts/monai_label.py install
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("command", choices=["install", "serve", "check"])
-    parser.add_argument("--environment", type=Path, default=ENVIRONMENT, help="MONAI Label's own, made by install")
-    parser.add_argument("--bundles", type=Path, nargs="+", default=[], help="bundle folders with weights; copied")
-    parser.add_argument("--app", type=Path, help="serve: folder to keep the copies in, and what is trained there")
-    parser.add_argument("--studies", type=Path, help="serve: folder of NIfTI images")
-    parser.add_argument("--port", type=int, default=8000)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, about in (("install", "make the environment"), ("serve", "serve copies"), ("check", "compare")):
+        command = commands.add_parser(name, help=about)
+        command.add_argument("--environment", type=Path, default=ENVIRONMENT, help="MONAI Label's own, made by install")
+        if name != "install":
+            command.add_argument(
+                "--bundles", type=Path, nargs="+", required=name == "check", default=[], help="folders"
+            )
+        if name == "serve":
+            command.add_argument(
+                "--app", type=Path, required=True, help="folder of the copies, and what is trained there"
+            )
+            command.add_argument("--studies", type=Path, required=True, help="folder of NIfTI images")
+            command.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args(arguments)
     report_input_errors()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))  # so that the server is stopped, too
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))  # so that the server is stopped, too
 
     if arguments.command == "install":
         install(arguments.environment)
@@ -41,10 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def serve(bundles: Sequence[Path], app: Path | None, studies: Path | None, port: int, environment: Path) -> None:
-    if app is None or studies is None or not studies.is_dir():
-        raise InputError(f"serve: expected --app and --studies, a folder of images, found {app} and {studies}.")
-    write_app(bundles, app, environment)
+def serve(bundles: Sequence[Path], app: Path, studies: Path, port: int, environment: Path) -> None:
+    if not studies.is_dir():
+        raise InputError(f"studies: expected a folder of images, found {studies}.")
+    for line in write_app(bundles, app, environment):
+        print(f"warning: {line}", file=sys.stderr)
     try:
         with run_server(app, studies, port, environment) as server:
             print(f"{server.url}  Ctrl-C stops it; what it prints is in {server.log}", flush=True)

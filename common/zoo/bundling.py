@@ -41,6 +41,8 @@ REQUIRED_PACKAGES = (
     "fire",
     "torch-pruning",
 )
+# of the overlays inference_onnx.json and inference_openvino.json
+OPTIONAL_PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
 REMEDY = "bundles differ from common/; remedy: python scripts/build_bundles.py"
 BUNDLES = SOURCE.parent / "bundles"
 NO_WEIGHTS = "This version ships without weights: train it first."
@@ -82,6 +84,7 @@ def render(variant: Variant) -> dict[str, bytes]:
         "reference": variant.reference,
         "parameters": f"{metadata['complexity']['parameters']:,}",
         "flops": f"{metadata['complexity']['flops']:,}",
+        **{package: f"{package}=={_installed(package)}" for package in OPTIONAL_PACKAGES},
         "epochs": json.loads(files["configs/train.json"])["epochs"],
         "dense_first": DENSE_FIRST.format(**variant.original) if variant.original else "",
     }
@@ -100,6 +103,7 @@ def render_metadata(variant: Variant) -> dict[str, Any]:
         "version": __version__,
         "name": variant.title,
         "required_packages_version": {package: _installed(package) for package in REQUIRED_PACKAGES},
+        "optional_packages_version": {package: _installed(package) for package in OPTIONAL_PACKAGES},
         "description": f"{variant.title}: {variant.summary}. Segments kidney and kidney tumour in axial CT slices.",
         "references": [variant.reference, *metadata["references"]],
     }

@@ -12,10 +12,11 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ..errors import InputError
+from ..files import hash_file
 from ..networks.weights import read_weights
 
 WEIGHTS, METADATA = "models/model.pt", "configs/metadata.json"
@@ -43,7 +44,7 @@ def package_bundles(bundles: Sequence[Path], output: Path, base_url: str | None 
 
     Args:
         bundles: bundle folders with weights.
-        output: new folder, or one written by this function, which is replaced.
+        output: new or empty folder, or one written by this function, which is replaced.
         base_url: of the folder that the zips will be downloaded from; the output folder itself by default.
 
     Returns:
@@ -65,11 +66,11 @@ def package_bundles(bundles: Sequence[Path], output: Path, base_url: str | None 
         for content, card in zip(contents, cards):
             path = folder / card["zip"]
             _write_zip(path, content)
-            card |= {"bytes": path.stat().st_size, "sha256": _hash(path, "sha256")}
-            model_info[path.stem] = {"checksum": _hash(path, "sha1"), "source": f"{base_url}/{path.name}"}
+            card |= {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+            model_info[path.stem] = {"checksum": hash_file(path, "sha1"), "source": f"{base_url}/{path.name}"}
         for name, value in ((MODEL_INFO, model_info), (CATALOG, {"made_by": MADE_BY, "bundles": cards})):
             (folder / name).write_text(json.dumps(value, indent=4) + "\n")
-        sums = [f"{_hash(path, 'sha256')}  {path.name}\n" for path in sorted(folder.iterdir())]
+        sums = [f"{hash_file(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
         (folder / SUMS).write_text("".join(sums))
     return cards
 
@@ -94,7 +95,7 @@ def read_content(bundle: Path) -> Content:
     _require(files, f"{bundle}: expected a bundle with weights")
     metadata = _read_metadata(files[METADATA].read_bytes(), files[METADATA])
     read_weights(files[WEIGHTS])
-    _compare_weights(metadata, files[WEIGHTS].stat().st_size, _hash(files[WEIGHTS], "sha256"), files[WEIGHTS])
+    _compare_weights(metadata, files[WEIGHTS].stat().st_size, hash_file(files[WEIGHTS]), files[WEIGHTS])
     return Content(bundle.name, metadata, files)
 
 
@@ -109,8 +110,10 @@ def check_zip(path: Path) -> str:
         InputError: at the first thing that is wrong.
     """
     named = re.fullmatch(rf"({NAME})(?:_v({VERSION}))?\.zip", path.name)
-    if not named or not path.is_file():
-        raise InputError(f"{path}: expected a file <bundle>_v<version>.zip, found none.")
+    if not named:
+        raise InputError(f"{path}: expected a name <bundle>_v<version>.zip, found {path.name}.")
+    if not path.is_file():
+        raise InputError(f"{path}: expected a file, found none.")
     name, version = named.groups()
     try:
         with zipfile.ZipFile(path) as archive:
@@ -128,9 +131,10 @@ def check_zip(path: Path) -> str:
     _compare_weights(metadata, files[WEIGHTS].file_size, sha256[WEIGHTS], f"{path}: {WEIGHTS}")
     if not path.with_name(SUMS).is_file():
         return f"whole; no {SUMS} beside it"
-    found = _hash(path, "sha256")
-    if f"{found}  {path.name}" not in path.with_name(SUMS).read_text(errors="replace").splitlines():
-        raise InputError(f"{path}: expected the sha256 in {SUMS}, found {found}.")
+    # sha256sum puts a star before the name of a file that it reads as binary
+    lines = re.findall(rf"^(\S+) [ *]{re.escape(path.name)}$", path.with_name(SUMS).read_text(errors="replace"), re.M)
+    if lines != [found := hash_file(path)]:
+        raise InputError(f"{path}: expected sha256 {' or '.join(lines) or 'none'} as in {SUMS}, found {found}.")
     return f"whole, as in {SUMS}"
 
 
@@ -146,8 +150,12 @@ def _refuse_unsafe(path: Path, name: str, entries: Sequence[zipfile.ZipInfo]) ->
     size, count = sum(entry.file_size for entry in entries), len(entries)
     if size > MAX_BYTES or count > MAX_FILES:
         raise InputError(f"{path}: expected {MAX_BYTES} bytes in {MAX_FILES} files at most, found {size} in {count}.")
-    if len({entry.filename.casefold() for entry in entries}) < count:
+    names = {entry.filename.casefold() for entry in entries}
+    if len(names) < count:
         raise InputError(f"{path}: expected every file once, found two of one name.")
+    for name in names:
+        if not names.isdisjoint(str(parent) for parent in PurePosixPath(name).parents):
+            raise InputError(f"{path}: expected a folder above {name!r}, found a file.")
 
 
 def _require(files: Mapping[str, object], expected: str) -> None:
@@ -159,7 +167,7 @@ def _read_metadata(content: bytes, file: object) -> dict[str, Any]:
     try:
         metadata = json.loads(content)
         sound = re.fullmatch(VERSION, metadata["version"]) and isinstance(metadata.setdefault("weights", {}), dict)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
         raise InputError(f"{file}: expected metadata in JSON with a version such as 0.1.0, found none.")
@@ -214,18 +222,13 @@ def _write_zip(path: Path, content: Content) -> None:
             archive.writestr(entry, source.read_bytes())
 
 
-def _hash(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
 def _refuse_foreign(output: Path) -> None:
     try:
         catalog = json.loads((output / CATALOG).read_text())
         known = {CATALOG, MODEL_INFO, SUMS, *(card["zip"] for card in catalog["bundles"])}
         ours = catalog["made_by"] == MADE_BY and {path.name for path in output.iterdir()} <= known
     except (OSError, ValueError, KeyError, TypeError):
-        ours = not output.exists()
+        ours = not output.exists() or output.is_dir() and not any(output.iterdir())
     if not ours:
         raise InputError(f"{output}: expected a new folder or what package.py wrote to it, found something else.")
 

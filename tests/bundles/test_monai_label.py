@@ -113,8 +113,10 @@ def test_released_and_downloaded_bundles_do_in_a_server_what_they_do_by_themselv
     told = list(check_bundles(bundles, environment))
     for name in NAMES:
         for case in ("IPL_synthetic", "RAS_synthetic"):
-            (line,) = (line for line in told if line.startswith(f"{name}: {case}: as alone"))
+            (line,) = (line for line in told if line.startswith(f"{name}: {case}: "))
             assert max(int(count) for count in re.findall(r"(\d+) (?:kidney|tumor)", line)) > 100
+    tipped = [int(count) for line in told for count in re.findall(r"as alone but for (\d+)", line)]
+    assert sum("as alone" in line for line in told) == 2 * len(NAMES) and sum(tipped) <= 5, told
     assert told[-1] == f"{POCKET}: trained, and its new weights fit"
 
 
@@ -227,6 +229,8 @@ def test_a_port_in_use_is_told(studies, tmp_path):
             run_server(tmp_path / "app", studies, port),
         ):
             pass
+    with pytest.raises(InputError, match="found 99999 in use, forbidden or no port"), run_server(tmp_path, studies, 99999):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -249,8 +253,14 @@ def test_a_bundle_that_is_in_the_app_keeps_its_trained_weights(pocket, tmp_path)
     (tmp_path / "venv/monailabel/sample-apps/monaibundle").mkdir(parents=True)
     for content in (b"first", b"second"):
         (pocket / "models/model.pt").write_bytes(content)
-        write_app([pocket], tmp_path / "app", tmp_path / "venv")
-    assert (tmp_path / "app/model" / POCKET / "models/model.pt").read_bytes() == b"first"
+        assert write_app([pocket], tmp_path / "app", tmp_path / "venv") == []
+    copy = tmp_path / "app/model" / POCKET
+    assert (copy / "models/model.pt").read_bytes() == b"first"
+    edit(pocket / "configs/metadata.json", lambda content: content.update(version="9.9.9"))
+    (line,) = write_app([pocket], tmp_path / "app", tmp_path / "venv")
+    assert line.startswith(f"{copy}: kept as it is, ")
+    with pytest.raises(InputError, match="dev/null/app: expected to write it, found: "):
+        write_app([pocket], Path("/dev/null/app"), tmp_path / "venv")
     with pytest.raises(InputError, match="expects a name that tells the task"):
         write_app([pocket.rename(tmp_path / "pocket")], tmp_path / "app", tmp_path / "venv")
 
@@ -301,7 +311,8 @@ def test_label_maps_are_compared_voxel_by_voxel_and_affine_by_affine(tmp_path, v
     expected = save(tmp_path / "expected.nii.gz", VOXELS, np.eye(4))
     found = save(tmp_path / "found.nii.gz", voxels, affine)
     if problem is None:
-        assert compare(found, expected, expected).startswith("800 kidney, 800 tumor, ")
+        told = "as alone but for 1" if voxels is TIPPED else "as alone"
+        assert compare(found, expected, expected) == f"800 kidney, 800 tumor, {told}"
     else:
         with pytest.raises(InputError, match=problem):
             compare(found, expected, expected)

@@ -129,11 +129,11 @@ def test_a_volume_of_one_slice_is_segmented(weighted_bundle, cases, change, run_
     assert read(tmp_path / "out" / path.name).shape == (1, 48, 48)
 
 
-def test_an_output_that_cannot_be_written_is_one_line(weighted_bundle, cases, run_script, tmp_path, capsys):
+def test_an_output_that_cannot_be_written_is_told_before_any_case(weighted_bundle, cases, run_script, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert run_script("segment", bundle=weighted_bundle, input=cases, output=tmp_path / "file" / "out") == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(lines) == 2 and all("expected to write it, found: Not a directory" in line for line in lines)
+    with pytest.raises(InputError, match="file/out: expected a folder to write to, found: Not a directory"):
+        run_script("segment", bundle=weighted_bundle, input=cases, output=tmp_path / "file" / "out")
+    assert "case/s" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -141,16 +141,15 @@ def test_an_output_that_cannot_be_written_is_one_line(weighted_bundle, cases, ru
     [("nr_inodes=1", "No space left on device"), ("ro", "Read-only file system")],
     ids=["full", "ro"],
 )
-def test_a_disk_that_takes_nothing_is_one_line(options, words, weighted_bundle, cases, run_script, tmp_path, capsys):
+def test_a_disk_that_takes_nothing_is_one_line(options, words, weighted_bundle, cases, run_script, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip("needs the right to mount a small tmpfs")
     try:
-        assert run_script("segment", bundle=weighted_bundle, input=cases / "scan0_synthetic.nii.gz", output=disk) == 1
-        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-        assert words in line
+        with pytest.raises(InputError, match=f"disk: expected a folder to write to, found: {words}"):
+            run_script("segment", bundle=weighted_bundle, input=cases / "scan0_synthetic.nii.gz", output=disk)
         assert not list(disk.iterdir())
     finally:
         subprocess.run(["umount", str(disk)], check=True)

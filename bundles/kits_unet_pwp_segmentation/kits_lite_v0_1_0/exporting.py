@@ -107,7 +107,8 @@ def export_network(network: nn.Module, path: Path, metadata: dict[str, Any]) -> 
     Raises:
         InputError: when a package is missing, the network has no `size_divisor`, or the file cannot be written.
     """
-    write_whole(path, WRITERS[path.suffix](prepare_network(network), json.dumps(metadata)))
+    named = prepare_network(network)
+    write_whole(path, WRITERS[path.suffix](named, describe_export(named, metadata)))
 
 
 def prepare_network(network: nn.Module) -> NamedNetwork:
@@ -124,6 +125,11 @@ def prepare_network(network: nn.Module) -> NamedNetwork:
         package = importlib.import_module(type(network).__module__.rpartition(".")[0])
         network = package.fold_weight_standardization(network)
     return NamedNetwork(network).cpu().eval()
+
+
+def describe_export(named: NamedNetwork, metadata: Mapping[str, Any]) -> str:
+    """Metadata as a file carries it, with "size_divisor": OpenVINO computes nonsense of other sizes without a word."""
+    return json.dumps({**metadata, "size_divisor": named.network.size_divisor})
 
 
 def write_whole(path: Path, files: Mapping[str, bytes]) -> None:

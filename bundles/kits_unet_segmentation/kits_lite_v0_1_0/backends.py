@@ -17,7 +17,7 @@ from torch import nn
 from . import __version__
 from .errors import InputError
 from .exporting import METADATA, export_network, read_metadata
-from .networks import load_weights
+from .networks import check_size, load_weights
 from .runtimes import has_bf16, import_package, open_core
 
 # the suffixes that a backend runs; it exports to the first
@@ -38,7 +38,8 @@ class ExportedNetwork:
             has none. Of an int8 file, see `common.quantization`, what is not int8 is computed so.
 
     Raises:
-        InputError: when an argument is wrong, the backend's package is missing, or the file is not such a file.
+        InputError: when an argument is wrong, the backend's package is missing, or the file is not such a file; on a
+            call, when height or width is not divisible by the network's `size_divisor`.
     """
 
     def __init__(self, path: PathLike, backend: str, precision: str = "f32") -> None:
@@ -58,13 +59,24 @@ class ExportedNetwork:
 
     @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        check_size(image, self.metadata.get("size_divisor", 1))
         return self.run(image.cpu().contiguous()).to(image.device)
 
 
 def choose_backend(device: str | None = None, exported: PathLike | None = None) -> str:
-    """The backend for an exported file; without one OpenVINO on the CPU, PyTorch elsewhere."""
+    """
+    The backend for an exported file; without one OpenVINO on the CPU, PyTorch elsewhere.
+
+    Raises:
+        InputError: when no backend runs such a file.
+    """
     if exported is not None:
-        return next((name for name, suffixes in BACKENDS.items() if Path(exported).suffix in suffixes), "torch")
+        suffix = Path(exported).suffix
+        for name, suffixes in BACKENDS.items():
+            if suffix in suffixes:
+                return name
+        known = ", ".join(sum(BACKENDS.values(), ()))
+        raise InputError(f"exported: expected a file in one of {known}, found {exported}.")
     on_cpu = device == "cpu" if device is not None else not torch.cuda.is_available()
     return "openvino" if on_cpu else "torch"
 

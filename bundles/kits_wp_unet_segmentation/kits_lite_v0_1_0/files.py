@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,15 +29,30 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def hash_file(path: str | os.PathLike) -> str:
+def make_folder(path: str | os.PathLike) -> None:
     """
-    The sha256 of a file, in hexadecimal.
+    Make a folder to write to, unless it is there.
+
+    Raises:
+        InputError: when it cannot be made or written to.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: expected a folder to write to, found: {error.strerror or error}.") from error
+
+
+def hash_file(path: str | os.PathLike, algorithm: str = "sha256") -> str:
+    """
+    The sha256, or another digest that `hashlib` has, of a file, in hexadecimal.
 
     Raises:
         InputError: when the file cannot be read.
     """
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, algorithm).hexdigest()
     except OSError as error:
         raise InputError(f"{path}: expected a file to read, found: {error.strerror or error}.") from error

@@ -79,9 +79,9 @@ def measure(rounds: int, volume_rounds: int, volume_slices: int) -> tuple[list[d
     for key in forwards:
         row = {"network": key[0], "backend": key[1]}
         for name, taken in (("slice", slice_ms), ("volume", volume_ms)):
-            median = statistics.median(taken.get(key, [math.nan]))
+            median = statistics.median(taken.get(key) or [math.nan])
             row |= {f"{name}_ms": round(median, 2), f"{name}_spread_ms": spread(taken.get(key, []))}
-            row[f"{name}_times_faster"] = round(statistics.median(taken[REFERENCE]) / median, 2)
+            row[f"{name}_times_faster"] = round(statistics.median(taken[REFERENCE] or [math.nan]) / median, 2)
         rows.append(row)
     return rows, machine
 

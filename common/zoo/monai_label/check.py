@@ -29,7 +29,8 @@ def check_bundles(bundles: Sequence[Path], environment: Path = ENVIRONMENT) -> I
     Serve bundles, and hold what the server says against what the bundles do by themselves, on synthetic cases.
 
     Each must offer kidney and tumor, and segment a case in IPL and one in RAS as its own `inference.json` does, voxel
-    by voxel. The smallest is trained for one epoch, after which its new weights must fit its network. All on copies.
+    by voxel but for `TIES`. The smallest is trained for one epoch, after which its new weights must fit its network.
+    All on copies.
 
     Yields:
         A line for each thing that was found right.
@@ -50,7 +51,7 @@ def check_bundles(bundles: Sequence[Path], environment: Path = ENVIRONMENT) -> I
                     found = infer(server.url, model.name, case, Path(folder) / "served" / model.name / path.name)
                     counts = compare(found, path, studies / path.name)
                     check_log(model.name, server.log)
-                    yield f"{model.name}: {case}: as alone: {counts}"
+                    yield f"{model.name}: {case}: {counts}"
             weights = models[0] / "models/model.pt"
             before = weights.read_bytes()
             train(server.url, models[0].name)
@@ -89,7 +90,7 @@ def check_labels(model: str, offered: dict[str, Any]) -> None:
 
 
 def compare(found: Path, expected: Path, image: Path) -> str:
-    """Raise an `InputError` unless two label maps, of the grid of an image, are the same; tells voxels per label."""
+    """Raise an `InputError` unless two label maps, of the grid of an image, are the same but for `TIES`; in words."""
     ours, theirs, grid = (nib.load(path) for path in (expected, found, image))
     for name in ("shape", "affine"):
         values = [np.asarray(getattr(nifti, name)) for nifti in (ours, theirs, grid)]
@@ -101,7 +102,7 @@ def compare(found: Path, expected: Path, image: Path) -> str:
     if differing > TIES * labelled:
         raise InputError(f"{found}: {differing} of {labelled} labelled voxels differ from the bundle's own.")
     counts = ", ".join(f"{np.count_nonzero(ours == value)} {name}" for name, value in LABELS.items())
-    return f"{counts}, {differing} voxels differ"
+    return f"{counts}, {f'as alone but for {differing}' if differing else 'as alone'}"
 
 
 def check_log(model: str, log: Path) -> None:

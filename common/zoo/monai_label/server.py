@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import re
@@ -25,7 +26,8 @@ ROOT = Path(__file__).parents[3]
 REQUIREMENTS = ROOT / "requirements-label.txt"
 ENVIRONMENT = ROOT / ".label-venv"
 HOST = "127.0.0.1"
-NEEDED = ("configs/metadata.json", "configs/inference.json", "configs/train.json", "models/model.pt")
+METADATA = "configs/metadata.json"
+NEEDED = (METADATA, "configs/inference.json", "configs/train.json", "models/model.pt")
 # what a request, and the start, may take on a busy machine; and what the server gets to end by itself
 TIMEOUT_S, GRACE_S = 900.0, 10.0
 # PyPI's torchvision, built for CUDA, cannot be imported beside a CPU build of torch, which lacks two of its operators
@@ -62,28 +64,39 @@ def install(environment: Path = ENVIRONMENT) -> None:
     complete.write_text(requirements)
 
 
-def write_app(bundles: Sequence[Path], app: Path, environment: Path = ENVIRONMENT) -> None:
+def write_app(bundles: Sequence[Path], app: Path, environment: Path = ENVIRONMENT) -> list[str]:
     """
     Write the folder that a server serves: MONAI Label's app `monaibundle` and, in its `model/`, copies of bundles.
 
     A bundle that is there already stays as it is: training in MONAI Label overwrites its weights.
 
+    Returns:
+        A line for each that stays although the bundle is another by now.
+
     Raises:
-        InputError: when there is no environment, or a bundle lacks what MONAI Label needs.
+        InputError: when there is no environment, a bundle lacks what MONAI Label needs, or the app cannot be written.
     """
     original = environment / "monailabel/sample-apps/monaibundle"
     if not original.is_dir():
         raise InputError(f"{environment}: expected MONAI Label's environment, found none; install it first.")
     for bundle in bundles:
         check_bundle(bundle)
-    shutil.copytree(original, app, ignore=shutil.ignore_patterns("model", "logs", "__pycache__"), dirs_exist_ok=True)
-    for bundle in bundles:
-        target = app / "model" / bundle.resolve().name
-        part = target.with_name(f".{target.name}.part")
-        if not target.exists():
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(bundle, part, ignore=shutil.ignore_patterns("eval", "__pycache__", "checkpoint.pt"))
-            part.rename(target)
+    kept = []
+    try:
+        ignored = shutil.ignore_patterns("model", "logs", "__pycache__")
+        shutil.copytree(original, app, ignore=ignored, dirs_exist_ok=True)
+        for bundle in bundles:
+            target = app / "model" / bundle.resolve().name
+            part = target.with_name(f".{target.name}.part")
+            if not target.exists():
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(bundle, part, ignore=shutil.ignore_patterns("eval", "__pycache__", "checkpoint.pt"))
+                part.rename(target)
+            elif not filecmp.cmp(target / METADATA, bundle / METADATA, shallow=False):
+                kept.append(f"{target}: kept as it is, {bundle} is another by now; delete the former to serve that")
+    except OSError as error:  # shutil.Error, too
+        raise InputError(f"{app}: expected to write it, found: {error.strerror or error}.") from error
+    return kept
 
 
 def check_bundle(bundle: Path) -> None:
@@ -120,8 +133,8 @@ def run_server(app: Path, studies: Path, port: int = 0, environment: Path = ENVI
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except OSError as error:
-            raise InputError(f"port: expected a free one, found {port} in use or forbidden.") from error
+        except (OSError, OverflowError) as error:
+            raise InputError(f"port: expected a free one, found {port} in use, forbidden or no port.") from error
         port = probe.getsockname()[1]
     models = sorted(folder for folder in (app / "model").glob("[!.]*"))
     if not models:

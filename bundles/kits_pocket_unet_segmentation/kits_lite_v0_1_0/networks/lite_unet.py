@@ -115,10 +115,7 @@ class LiteUNet(nn.Module):
         Returns:
             logits (B, out_channels, H, W).
         """
-        if x.shape[2] % self.size_divisor != 0 or x.shape[3] % self.size_divisor != 0:
-            raise InputError(
-                f"height and width must be divisible by {self.size_divisor}, got {x.shape[2]} x {x.shape[3]}."
-            )
+        check_size(x, self.size_divisor)
         skips: list[torch.Tensor] = []
         for level, block in enumerate(self.encoder):
             if level > 0:
@@ -128,6 +125,15 @@ class LiteUNet(nn.Module):
         for up in self.decoder:
             x = up(x, skips.pop())
         return self.head(self.refine(x))
+
+
+def check_size(image: torch.Tensor, divisor: int) -> None:
+    """
+    Raises:
+        InputError: when height or width of an image (B, C, H, W) is not divisible by a number.
+    """
+    if image.shape[2] % divisor != 0 or image.shape[3] % divisor != 0:
+        raise InputError(f"height and width must be divisible by {divisor}, got {image.shape[2]} x {image.shape[3]}.")
 
 
 def initialize(module: nn.Module) -> None:

@@ -1,13 +1,14 @@
 """One network class, `LiteUNet`; five rows of arguments make the five bundles."""
 
 from .layers import StdConv2d, fold_weight_standardization, standardize_weight
-from .lite_unet import LiteUNet
+from .lite_unet import LiteUNet, check_size
 from .norm_folding import fold_batch_norm, insert_batch_norm
 from .weights import load_weights
 
 __all__ = [
     "LiteUNet",
     "StdConv2d",
+    "check_size",
     "fold_batch_norm",
     "fold_weight_standardization",
     "insert_batch_norm",
