@@ -47,7 +47,8 @@ def draw_curves(path: Path, names: Sequence[str], folder: Path) -> None:
     columns[0][0].set_ylabel("loss")
     columns[0][0].legend(fontsize=7)
     columns[0][1].set_ylabel("Dice of held-out slices\n(kidney -, tumour :)")
-    write_figure(path, figure, {name: read_trainings(name, folder) for name in names})
+    shown = {name: {fold: rows[-1] for fold, rows in read_trainings(name, folder).items()} for name in names}
+    write_figure(path, figure, shown)
 
 
 def tabulate_trainings(names: Sequence[str], folder: Path) -> str:

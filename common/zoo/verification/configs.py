@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import pydoc
 import subprocess
 import sys
@@ -143,7 +142,7 @@ def check_run_elsewhere(bundle: Bundle) -> Iterator[str]:
         words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
         start = ["-m", "monai.bundle"] if (bundle.folder / OUR_PACKAGE).exists() else ["-c", ALONE.format(OUR_PACKAGE)]
         command = [sys.executable, "-W", "ignore", *start, "run", *words]
-        done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, env=os.environ)
+        done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr.strip() or "nothing").splitlines()[-1]
             yield f"run in another folder: expected exit code 0, found {done.returncode}: {last}"
