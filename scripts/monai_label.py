@@ -25,7 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--environment", type=Path, default=ENVIRONMENT, help="MONAI Label's own, made by install")
         if name != "install":
             command.add_argument(
-                "--bundles", type=Path, nargs="+", required=name == "check", default=[], help="folders"
+                "--bundles",
+                type=Path,
+                nargs="+",
+                required=name == "check",
+                default=[],
+                help="bundle folders with weights",
             )
         if name == "serve":
             command.add_argument(
