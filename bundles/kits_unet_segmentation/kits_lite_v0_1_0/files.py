@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
@@ -29,19 +29,24 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def make_folder(path: str | os.PathLike) -> None:
+def check_writable(folder: Path) -> None:
     """
-    Make a folder to write to, unless it is there.
+    Try whether a folder, there already or not, can be written to; leaves nothing behind.
 
     Raises:
-        InputError: when it cannot be made or written to.
+        InputError: when it cannot.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"{path}: expected a folder to write to, found: {error.strerror or error}.") from error
+        raise InputError(f"{folder}: expected a folder to write to, found: {error.strerror or error}.") from error
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
 
 
 def hash_file(path: str | os.PathLike, algorithm: str = "sha256") -> str:
