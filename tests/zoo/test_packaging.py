@@ -20,9 +20,10 @@ from monai.bundle import get_bundle_info, get_bundle_versions
 from common import __version__
 from common.errors import InputError
 from common.files import hash_file
-from common.zoo import packaging
+from common.zoo import packaging, zip_check
 from common.zoo.bundling import PACKAGE
-from common.zoo.packaging import check_zip, package_bundles
+from common.zoo.packaging import package_bundles
+from common.zoo.zip_check import check_zip
 
 STEM = f"{POCKET}_v{__version__}"
 FILES = {f"{STEM}.zip", "model_info.json", "catalog.json", "SHA256SUMS"}
@@ -344,7 +345,7 @@ def test_a_bad_zip_is_one_line_and_nothing_is_unpacked(release, tmp_path, spoil,
 
 @pytest.mark.parametrize("limit", ["MAX_BYTES", "MAX_FILES"])
 def test_a_zip_bomb_is_refused_before_anything_is_inflated(release, monkeypatch, limit):
-    monkeypatch.setattr(packaging, limit, 10)
+    monkeypatch.setattr(zip_check, limit, 10)
     monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("read"))
     with pytest.raises(InputError, match="expected [0-9]+ bytes in [0-9]+ files at most, found"):
         check_zip(release / f"{STEM}.zip")

@@ -129,8 +129,10 @@ class LiteUNet(nn.Module):
 
 def check_size(image: torch.Tensor, divisor: int) -> None:
     """
+    Check the size of an image (B, C, H, W).
+
     Raises:
-        InputError: when height or width of an image (B, C, H, W) is not divisible by a number.
+        InputError: when height or width is not divisible by the divisor.
     """
     if image.shape[2] % divisor != 0 or image.shape[3] % divisor != 0:
         raise InputError(f"height and width must be divisible by {divisor}, got {image.shape[2]} x {image.shape[3]}.")
