@@ -7,7 +7,7 @@ from torch import nn
 
 from common.errors import InputError
 from common.networks import LiteUNet
-from common.training import BatchNormKeeper, RunKeeper
+from common.training import BatchNormKeeper, BFloat16Inferer, RunKeeper
 
 BATCHES = [{"image": torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(i)) + 3} for i in range(3)]
 
@@ -61,3 +61,19 @@ def test_a_network_without_batchnorm_is_left_alone():
 def test_only_the_best_or_the_last_weights_can_be_kept(tmp_path):
     with pytest.raises(InputError, match="keep must be 'best' or 'last', got keep='first'"):
         RunKeeper(tmp_path, build(), None, None, None, None, keep="first")
+
+
+def test_convolutions_run_in_bfloat16_and_output_gradients_and_weights_are_float32():
+    network = build()
+    dtypes = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    image = torch.randn(2, 1, 32, 32)
+    output = BFloat16Inferer()(image, network)
+    output.sum().backward()
+    assert set(dtypes) == {torch.bfloat16} and output.dtype == torch.float32
+    assert all(parameter.dtype == parameter.grad.dtype == torch.float32 for parameter in network.parameters())
+    exact = network(image)
+    assert not torch.equal(output, exact)
+    assert (output - exact).norm() < 0.05 * exact.norm()

@@ -85,7 +85,7 @@ def plan_stage(folder: Path, name: str) -> dict[str, int]:
     return plan_length(STAGES[name], metadata["complexity"]["flops"])
 
 
-def train(name: str, fold: str, dataset_dir: Path, output: Path) -> Path:
+def train(name: str, fold: str, dataset_dir: Path, output: Path, bfloat16: bool = False) -> Path:
     """
     Train a network on the training cases of a fold, or on all cases.
 
@@ -94,6 +94,7 @@ def train(name: str, fold: str, dataset_dir: Path, output: Path) -> Path:
         fold: one of `FOLDS`, or `ALL`.
         dataset_dir: KiTS folder.
         output: folder of trainings, `<name>/<fold>/` for this one.
+        bfloat16: train under autocast to bfloat16, see `common.training.BFloat16Inferer`.
 
     Returns:
         a bundle folder of its own, with its weights.
@@ -112,7 +113,7 @@ def train(name: str, fold: str, dataset_dir: Path, output: Path) -> Path:
     if weights and not weights.is_file():
         raise InputError(f"{weights}: expected the weights that {name} is pruned from; train {variant.pruned_from}.")
     for stage in variant.stages:
-        weights = _run_stage(folder, stage, fold, dataset_dir, weights)
+        weights = _run_stage(folder, stage, fold, dataset_dir, weights, bfloat16)
     with replace_file(folder / "models/model.pt") as temporary:
         shutil.copyfile(weights, temporary)
     return folder
@@ -165,7 +166,7 @@ def find_split(fold: str) -> Path:
     return SPLITS / f"{FOLDS[0] if fold == ALL else fold}.json"
 
 
-def _run_stage(folder: Path, name: str, fold: str, dataset_dir: Path, weights: Path | None) -> Path:
+def _run_stage(folder: Path, name: str, fold: str, dataset_dir: Path, weights: Path | None, bfloat16: bool) -> Path:
     """Run a stage, or what is left of it; gives its weights."""
     stage, ckpt_dir = STAGES[name], folder / f"models/{name}"
     made = ckpt_dir / "model.pt"
@@ -181,6 +182,7 @@ def _run_stage(folder: Path, name: str, fold: str, dataset_dir: Path, weights: P
         **plan_stage(folder, name),
         "val_interval": 5,
         "keep": "last",
+        "bfloat16": bfloat16,
         **stage.settings,
     }
     if weights:

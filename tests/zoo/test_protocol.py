@@ -121,6 +121,19 @@ def test_a_complete_training_is_left_alone_and_a_lost_stage_is_trained_again(pha
     assert all(torch.equal(before[name], again[name]) for name in before)
 
 
+@pytest.mark.xdist_group("protocol")
+def test_a_training_in_bfloat16_is_another_one_and_ends_near_by(phantoms, trainings, tmp_path):
+    train_pocket(phantoms, trainings)
+    train(POCKET, "fold_1", phantoms, tmp_path, bfloat16=True)
+    exact, rounded = (read_losses(folder / POCKET / "fold_1") for folder in (trainings, tmp_path))
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.1)
+
+
+def read_losses(training: Path) -> list[float]:
+    return [row["loss"] for row in publishing.read_curves(training, find_variant(POCKET).stages)]
+
+
 def test_a_network_that_is_pruned_from_another_waits_for_its_weights(phantoms, tmp_path):
     with pytest.raises(InputError, match="kits_unet_segmentation/fold_1/models/model.pt: expected the weights"):
         train("kits_unet_pwp_segmentation", "fold_1", phantoms, tmp_path)
