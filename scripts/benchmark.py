@@ -1,7 +1,7 @@
 """
 Time every network with every backend, interleaved in one run; writes docs/speed.md, speed.csv and speed.png.
 
-With --dataset_dir, what int8 changes in Dice comes after; with --rounds 0, alone.
+With --dataset_dir, what bf16 and int8 change in Dice comes after; with --rounds 0, alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError, report_input_errors
-from common.zoo.benchmarks.int8_dice import tabulate_dice
+from common.zoo.benchmarks.precision_dice import tabulate_dice
 from common.zoo.benchmarks.speed import measure
 from common.zoo.benchmarks.speed_report import tabulate_ratios, write_speed
 from common.zoo.pages import replace_section
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15, help="of one slice of 256 x 256; 0: none (%(default)s)")
     parser.add_argument("--volume-rounds", type=int, default=3, help="of a volume; 0: none (%(default)s)")
     parser.add_argument("--volume-slices", type=int, default=100, help="of 512 x 512 in a volume (%(default)s)")
-    parser.add_argument("--dataset_dir", type=Path, help="KiTS folder to measure Dice on, in float32 and in int8")
+    parser.add_argument("--dataset_dir", type=Path, help="KiTS folder to measure Dice on, in float32, bf16 and int8")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of speed.md")
     arguments = parser.parse_args(arguments)
     report_input_errors()

@@ -22,9 +22,9 @@ from common.files import hash_file
 from common.kits.cases import find_cases
 from common.networks import LiteUNet
 from common.quantization import KEPT_IN_F32, check_int8, collect_slices, export_int8, export_quantized, spread
-from common.runtimes import import_package, open_core
+from common.runtimes import has_bf16, import_package, open_core
 from common.segmentation import Segmenter
-from common.zoo.benchmarks.int8_dice import CHANGE, F32, INT8, measure_dice
+from common.zoo.benchmarks.precision_dice import BF16, F32, INT8, measure_dice
 from common.zoo.variants import VARIANTS
 
 openvino = import_package("openvino")
@@ -248,6 +248,8 @@ def test_dice_of_the_real_slices_changes_by_at_most_0_002(name):
     if not (BUNDLES / name / "models/model.pt").is_file():
         pytest.skip(f"{name} has no weights yet")
     dice = measure_dice(BUNDLES / name, SLICES)
-    assert min(dice[F32].values()) > 0.3 and dice[F32] != dice[INT8]
-    for key, change in dice[CHANGE].items():
-        assert abs(change) <= 0.002 and change == pytest.approx(dice[INT8][key] - dice[F32][key])
+    assert list(dice) == [F32, *([BF16] if has_bf16() else []), INT8]
+    assert min(dice[F32].values()) > 0.3
+    for precision in list(dice)[1:]:
+        assert dice[precision] != dice[F32]
+        assert dice[precision] == pytest.approx(dice[F32], abs=0.002)

@@ -10,7 +10,7 @@ import torch
 from bundle_runs import load_script
 
 from common.errors import InputError
-from common.zoo.benchmarks import int8_dice, speed, speed_report
+from common.zoo.benchmarks import precision_dice, speed, speed_report
 from common.zoo.benchmarks.speed import BACKENDS, BF16, REFERENCE, measure, open_backends, spread, take_turns
 from common.zoo.benchmarks.speed_report import read_speed, write_speed
 from common.zoo.variants import VARIANTS, Variant
@@ -104,27 +104,24 @@ def test_what_is_timed_comes_right_after_the_same():
     assert "".join(turns) == "abab"
 
 
-def test_the_table_of_dice_has_a_row_a_bundle_and_dashes_without_weights(monkeypatch, tmp_path):
+@pytest.mark.parametrize("bf16_too", [True, False])
+def test_the_table_of_dice_has_a_row_a_bundle_and_dashes_for_what_is_not_there(bf16_too, monkeypatch, tmp_path):
     weights = tmp_path / "bundles" / TINY[1].name / "models/model.pt"
     weights.parent.mkdir(parents=True)
     weights.touch()
-    f32, int8 = {"kidney_and_tumor": 0.9, "tumor": 0.8}, {"kidney_and_tumor": 0.9012, "tumor": 0.7993}
-    monkeypatch.setattr(int8_dice, "Segmenter", lambda bundle, *_, exported=None, **__: int8 if exported else f32)
-    monkeypatch.setattr(int8_dice, "export_int8", lambda bundle, dataset_dir, folder: folder)
-    monkeypatch.setattr(int8_dice, "find_cases", lambda dataset_dir, labelled: [])
-    monkeypatch.setattr(int8_dice, "count_segmentations", lambda segmenter, cases: segmenter)
-    monkeypatch.setattr(int8_dice, "pool_dice", lambda counts: counts)
-    table = int8_dice.tabulate_dice(tmp_path, tmp_path / "bundles", TINY).splitlines()
-    columns = [
-        f"{kind}, {name}" for kind in ("kidney + tumour", "tumour") for name in ("PyTorch f32", "int8", "change")
-    ]
+    f32, bf16, int8 = ({"kidney_and_tumor": dice, "tumor": dice - 0.1} for dice in (0.9, 0.8999, 0.9012))
+    dice = {"f32": f32, "bf16": bf16, "int8": int8} if bf16_too else {"f32": f32, "int8": int8}
+    monkeypatch.setattr(precision_dice, "measure_dice", lambda bundle, dataset_dir: dice)
+    table = precision_dice.tabulate_dice(tmp_path, tmp_path / "bundles", TINY).splitlines()
+    columns = [f"{kind}, {name}" for kind in ("kidney + tumour", "tumour") for name in ("f32", "bf16", "int8")]
     assert [cell.strip() for cell in table[0].split("|")[2:-1]] == columns
     assert table[2] == f"| {TINY[0].title} | - | - | - | - | - | - |"
-    assert table[3] == "| tiny | 0.9000 | 0.9012 | +0.0012 | 0.8000 | 0.7993 | -0.0007 |"
+    change = "-0.0001" if bf16_too else "-"
+    assert table[3] == f"| tiny | 0.9000 | {change} | +0.0012 | 0.8000 | {change} | +0.0012 |"
 
 
 def test_without_rounds_only_dice_is_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr(int8_dice, "tabulate_dice", lambda dataset_dir: f"of {dataset_dir}")
+    monkeypatch.setattr(precision_dice, "tabulate_dice", lambda dataset_dir: f"of {dataset_dir}")
     (tmp_path / "speed.md").write_text("<!-- dice -->\n<!-- /dice -->\n")
     words = ["--rounds", "0", "--dataset_dir", "kits", "--output", str(tmp_path)]
     assert load_script("benchmark").main(words) == 0
@@ -134,7 +131,7 @@ def test_without_rounds_only_dice_is_measured(monkeypatch, tmp_path):
 
 def test_dice_without_cases_is_one_line(tmp_path):
     with pytest.raises(InputError, match="expected case_"):
-        int8_dice.measure_dice(tmp_path, tmp_path)
+        precision_dice.measure_dice(tmp_path, tmp_path)
 
 
 def test_the_spread_is_between_the_quartiles():

@@ -1,4 +1,4 @@
-"""What int8 costs: Dice of the weights that ship, on labelled cases, in PyTorch and in int8."""
+"""What bf16 and int8 cost: Dice of the weights that ship, on labelled cases, in PyTorch and in OpenVINO."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...kits.cases import find_cases
 from ...quantization import INT8, export_int8
+from ...runtimes import has_bf16
 from ...segmentation import Segmenter
 from ..bundling import BUNDLES
 from ..pages import format_markdown_table
@@ -15,7 +16,7 @@ from ..records import count_segmentations, pool_dice
 from ..tables import NOT_MEASURED
 from ..variants import VARIANTS, Variant
 
-F32, CHANGE = "PyTorch f32", "change"
+F32, BF16 = "f32", "bf16"
 CLASSES = {"kidney_and_tumor": "kidney + tumour", "tumor": "tumour"}
 
 
@@ -25,10 +26,11 @@ def measure_dice(bundle: Path, dataset_dir: Path) -> dict[str, dict[str, float]]
 
     Args:
         bundle: folder with weights.
-        dataset_dir: KiTS folder; its images calibrate the int8 network, its labels score both.
+        dataset_dir: KiTS folder; its images calibrate the int8 network, its labels score all.
 
     Returns:
-        `{"PyTorch f32": {"kidney_and_tumor": Dice, "tumor": Dice}, "int8": ..., "change": int8 less f32}`.
+        `{"f32": {"kidney_and_tumor": Dice, "tumor": Dice}, "bf16": ..., "int8": ...}`: of PyTorch, and of OpenVINO
+        twice; no bf16 where the CPU has none.
 
     Raises:
         InputError: when the bundle has no weights, or a case no label; see `export_int8` also.
@@ -36,22 +38,23 @@ def measure_dice(bundle: Path, dataset_dir: Path) -> dict[str, dict[str, float]]
     cases = find_cases(dataset_dir, labelled=True)
     with tempfile.TemporaryDirectory() as folder:
         exported = export_int8(bundle, dataset_dir, folder)
-        segmenters = {
-            F32: Segmenter(bundle, "cpu"),
-            INT8: Segmenter(bundle, backend="openvino", exported=exported),
-        }
-        dice = {name: pool_dice(count_segmentations(segmenter, cases)) for name, segmenter in segmenters.items()}
-    return dice | {CHANGE: {key: dice[INT8][key] - dice[F32][key] for key in CLASSES}}
+        segmenters = {F32: Segmenter(bundle, "cpu")}
+        if has_bf16():
+            segmenters[BF16] = Segmenter(bundle, backend="openvino", precision="bf16")
+        segmenters[INT8] = Segmenter(bundle, backend="openvino", exported=exported)
+        return {name: pool_dice(count_segmentations(segmenter, cases)) for name, segmenter in segmenters.items()}
 
 
 def tabulate_dice(dataset_dir: Path, bundles: Path = BUNDLES, variants: Sequence[Variant] = VARIANTS) -> str:
-    """A row a bundle, `measure_dice` of those that have weights."""
+    """A row a bundle: Dice in float32, and its change in the others; - without weights, and without bf16."""
     rows = []
     for variant in variants:
         bundle, row = bundles / variant.name, {"network": variant.title}
         dice = measure_dice(bundle, dataset_dir) if (bundle / "models/model.pt").is_file() else {}
         for key, title in CLASSES.items():
-            for name, sign in {F32: "", INT8: "", CHANGE: "+"}.items():
-                row[f"{title}, {name}"] = f"{dice[name][key]:{sign}.4f}" if dice else NOT_MEASURED
+            row[f"{title}, {F32}"] = f"{dice[F32][key]:.4f}" if dice else NOT_MEASURED
+            for name in (BF16, INT8):
+                change = f"{dice[name][key] - dice[F32][key]:+.4f}" if name in dice else NOT_MEASURED
+                row[f"{title}, {name}"] = change
         rows.append(row)
     return format_markdown_table(rows)
