@@ -12,6 +12,7 @@ import pytest
 from common.complexity import count_flops, count_parameters
 from common.kits.scores import write_table
 from common.zoo.benchmarks.speed import build
+from common.zoo.benchmarks.speed_report import read_speed, tabulate_ratios
 from common.zoo.curves import draw_curves, read_trainings, tabulate_trainings
 from common.zoo.pages import read_figure
 from common.zoo.records import RECORDS
@@ -57,6 +58,15 @@ def test_the_plots_show_the_numbers_of_the_tables(tmp_path):
     shown = {title: dice for title, _, dice in read_figure(ROOT / "docs/pareto.png")}
     for row in rows:
         assert shown[row.title] == row.dice
+
+
+def test_the_page_of_speed_shows_what_was_measured():
+    rows, page = read_speed(ROOT / "docs"), (ROOT / "docs/speed.md").read_text()
+    for kind in ("slice", "volume"):
+        table = f"{tabulate_ratios(rows, kind)}\n" if rows else ""
+        assert f"<!-- {kind} -->\n{table}<!-- /{kind} -->" in page, "remedy: python scripts/benchmark.py"
+    if rows:
+        assert read_figure(ROOT / "docs/speed.png") == rows
 
 
 def test_the_protocol_tells_how_every_training_ended():

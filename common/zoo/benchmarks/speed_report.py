@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ...files import replace_file
 from ...kits.scores import write_table
-from ..pages import format_markdown_table, replace_section
+from ..pages import format_markdown_table, replace_section, write_figure
 from ..variants import TITLES
 from .speed import BACKENDS
 
@@ -26,8 +25,7 @@ def write_speed(folder: Path, rows: Sequence[Mapping], machine: Mapping[str, flo
     replace_section(
         folder / "speed.md", "machine", f"{threads} threads; matrix product and copy beside them: {speeds}."
     )
-    with replace_file(folder / "speed.png") as temporary:
-        draw(rows).savefig(temporary, format="png", dpi=110)
+    write_figure(folder / "speed.png", draw(rows), read_speed(folder))
 
 
 def read_speed(folder: Path) -> list[dict[str, str]]:
