@@ -29,7 +29,7 @@ def publish(name: str, dataset_dir: Path, trainings: Path) -> dict[str, Any]:
     """
     Take over what `common.zoo.protocol` made of a network.
 
-    Of a baseline whatever folds are there, and no weights.
+    Of the folds those that are there, the number of which the record tells; of a baseline no weights.
 
     Args:
         dataset_dir: KiTS folder that it was trained on.
@@ -39,14 +39,17 @@ def publish(name: str, dataset_dir: Path, trainings: Path) -> dict[str, Any]:
         the record that is written.
 
     Raises:
-        InputError: when a training is missing or not complete.
+        InputError: when no fold's training is complete, or, of a bundle, not that on all cases.
     """
     variant, folder, predictions = find_variant(name), trainings / name, RECORDS / name
     cases = find_cases(dataset_dir, labelled=True)
     complete = [fold for fold in (*FOLDS, ALL) if (folder / fold / "models/model.pt").is_file()]
-    missing = sorted({*FOLDS, ALL} - set(complete)) if variant in VARIANTS or not complete else []
+    missing = [] if ALL in complete or variant not in VARIANTS else [ALL]
+    missing += [] if set(complete) - {ALL} else ["any fold"]
     if missing:
-        raise InputError(f"{folder}: expected complete trainings, found none of {', '.join(missing)}; run train.py.")
+        raise InputError(
+            f"{folder}: expected complete trainings, found none on {' and on '.join(missing)}; run train.py."
+        )
 
     shutil.rmtree(predictions, ignore_errors=True)
     shutil.copytree(folder / "predictions", predictions, ignore=shutil.ignore_patterns(".*"))

@@ -65,7 +65,7 @@ def train_pocket(phantoms: Path, trainings: Path) -> None:
 @pytest.mark.xdist_group("protocol")
 def test_a_training_is_published(phantoms, trainings, folds, tmp_path, monkeypatch):
     train_pocket(phantoms, trainings)
-    with pytest.raises(InputError, match="fold_1"):
+    with pytest.raises(InputError, match="found none on all and on any fold; run train.py"):
         publish("kits_wp_unet_segmentation", phantoms, trainings)
     monkeypatch.setattr(publishing, "BUNDLES", tmp_path)
     (tmp_path / POCKET).symlink_to(trainings / POCKET / "all")  # any bundle folder of that network
@@ -93,6 +93,19 @@ def test_a_training_is_published(phantoms, trainings, folds, tmp_path, monkeypat
     assert {row["fold"] for row in rows} == {"fold_1", "fold_2", "all"}
     assert len(rows) == 12 and all(float(row["loss"]) > 0 for row in rows)
     assert rows[1]["kidney_dice"] and not rows[0]["kidney_dice"]
+
+
+@pytest.mark.parametrize(
+    ("name", "complete", "missing"),
+    [(POCKET, ["fold_2"], "all"), (POCKET, ["all"], "any fold"), (protocol.BASELINES[0].name, ["all"], "any fold")],
+)
+def test_without_a_fold_or_the_shipped_weights_nothing_is_published(name, complete, missing, phantoms, tmp_path):
+    for fold in complete:
+        weights = tmp_path / name / fold / "models/model.pt"
+        weights.parent.mkdir(parents=True)
+        weights.touch()
+    with pytest.raises(InputError, match=f"{name}: expected complete trainings, found none on {missing}; run"):
+        publish(name, phantoms, tmp_path)
 
 
 @pytest.mark.xdist_group("protocol")
