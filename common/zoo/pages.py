@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,14 @@ def read_figure(path: Path) -> object:
     """The numbers that a PNG shows, as `write_figure` was given them."""
     with Image.open(path) as image:
         return json.loads(image.text[SHOWN])
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV; none where it was not measured yet and there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
 
 
 def format_markdown_table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 
 from ..complexity import measure_complexity
 from .benchmarks.speed import CHANNELS_LAST, OPENVINO, build
-from .benchmarks.speed_report import read_speed
 from .bundling import BUNDLES
 from .curves import draw_curves, tabulate_trainings
-from .pages import format_markdown_table, replace_section, write_figure
+from .pages import format_markdown_table, read_table, replace_section, write_figure
 from .records import RECORDS, REPOSITORY, read_record
 from .variants import BASELINES, VARIANTS, Variant
 
@@ -62,7 +61,7 @@ def collect_rows() -> list[Row]:
 def collect_row(variant: Variant) -> Row:
     """A bundle's numbers from its metadata; a baseline's are counted here."""
     scores = read_record(variant.name).get("cross_validation", {})
-    speed = {(row["network"], row["backend"]): row for row in read_speed(REPOSITORY / "docs")}
+    speed = {(row["network"], row["backend"]): row for row in read_table(REPOSITORY / "docs/speed.csv")}
     if variant in VARIANTS:
         metadata = json.loads((BUNDLES / variant.name / "configs/metadata.json").read_text())
         sizes = {key: metadata["complexity"][key] for key in ("parameters", "flops")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from common.errors import InputError
 from common.kits.cases import find_cases, split_cases, write_split
 from common.zoo.benchmarks import pruning_report
 from common.zoo.benchmarks.pruning_report import measure_latencies
+from common.zoo.pages import read_table
 
 
 @pytest.fixture
@@ -29,11 +29,6 @@ def split_file(phantoms, tmp_path) -> Path:
     return tmp_path / "split.json"
 
 
-def read_rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "pruning.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.mark.slow
 def test_the_table_holds_what_the_bundles_give(benchmark, weighted_bundle, phantoms, split_file, tmp_path):
     docs, work = tmp_path / "docs", tmp_path / "work"
@@ -43,11 +38,11 @@ def test_the_table_holds_what_the_bundles_give(benchmark, weighted_bundle, phant
     command += ["--work", str(work), "--output", str(docs)]
     assert benchmark([*command, "--method", "channel", "--amounts", "0.5"]) == 0
     assert benchmark([*command, "--method", "magnitude", "--amounts", "0.9"]) == 0
-    whole, half = [row for row in read_rows(docs) if "channel" in row["series"]]
+    whole, half = [row for row in read_table(docs / "pruning.csv") if "channel" in row["series"]]
     assert (whole["amount"], half["amount"], whole["faster"]) == ("0.0", "0.5", "1.0")
     assert int(whole["parameters"]) == 53_027 and int(half["flops"]) < 0.3 * int(whole["flops"])
 
-    sparse = read_rows(docs)[-1]
+    sparse = read_table(docs / "pruning.csv")[-1]
     bundle = work / f"{weighted_bundle.name}_magnitude_0.9_0_0"
     network = pruning_report.open_bundle(bundle).get_parsed_content("network")
     assert int(sparse["nonzero_parameters"]) == count_nonzero_parameters(network) < 0.12 * 53_027
@@ -61,10 +56,12 @@ def test_the_table_holds_what_the_bundles_give(benchmark, weighted_bundle, phant
     assert page.count("Pocket U-Net") == 4 and f"{int(half['parameters']):,}" in page
     assert (docs / "pruning.png").stat().st_size > 10_000
     benchmark([*command, "--method", "channel", "--amounts", "0.5"])
-    assert len(read_rows(docs)) == 4
+    assert len(read_table(docs / "pruning.csv")) == 4
 
     assert benchmark([*command, "--pruned", str(bundle)]) == 0
-    first, second = [row for row in read_rows(docs) if row["series"] == "Pocket U-Net and Pocket U-Net"]
+    first, second = [
+        row for row in read_table(docs / "pruning.csv") if row["series"] == "Pocket U-Net and Pocket U-Net"
+    ]
     assert (first["amount"], first["flops"]) == ("0.0", whole["flops"])
     assert float(second["amount"]) == round(1 - int(sparse["nonzero_parameters"]) / 53_027, 3)
     assert second["kidney_dice"] == sparse["kidney_dice"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 
 import pytest
@@ -12,7 +11,8 @@ from bundle_runs import load_script
 from common.errors import InputError
 from common.zoo.benchmarks import precision_dice, speed, speed_report
 from common.zoo.benchmarks.speed import BACKENDS, BF16, REFERENCE, measure, open_backends, spread, take_turns
-from common.zoo.benchmarks.speed_report import read_speed, write_speed
+from common.zoo.benchmarks.speed_report import write_speed
+from common.zoo.pages import read_figure, read_table
 from common.zoo.variants import VARIANTS, Variant
 
 TINY = tuple(
@@ -62,8 +62,8 @@ def test_the_report_holds_every_network_and_backend(bf16, tiny, monkeypatch, tmp
     page = (tmp_path / "speed.md").read_text()
     assert page.count("| tiny |") == 2 and page.count(" - |") == (0 if bf16 else len(TINY)) and "1 threads" in page
     assert (tmp_path / "speed.png").stat().st_size > 10_000
-    with (tmp_path / "speed.csv").open() as file:
-        assert list(csv.DictReader(file)) == read_speed(tmp_path) and len(read_speed(tmp_path)) == len(rows)
+    table = read_table(tmp_path / "speed.csv")
+    assert len(table) == len(rows) and read_figure(tmp_path / "speed.png") == table
 
 
 def test_times_become_ratios_and_the_machine_s_speed(tiny, monkeypatch):

@@ -11,11 +11,12 @@ import pytest
 
 from common.complexity import count_flops, count_parameters
 from common.kits.scores import write_table
+from common.zoo.benchmarks import pruning_report
 from common.zoo.benchmarks.speed import build
-from common.zoo.benchmarks.speed_report import read_speed, tabulate_ratios
+from common.zoo.benchmarks.speed_report import tabulate_ratios
 from common.zoo.curves import draw_curves, read_trainings, tabulate_trainings
-from common.zoo.pages import read_figure
-from common.zoo.records import RECORDS
+from common.zoo.pages import read_figure, read_table
+from common.zoo.records import RECORDS, read_record
 from common.zoo.tables import collect_rows, find_front, format_dice, format_networks, list_trained, write_pareto
 from common.zoo.variants import BASELINES, VARIANTS
 
@@ -61,12 +62,27 @@ def test_the_plots_show_the_numbers_of_the_tables(tmp_path):
 
 
 def test_the_page_of_speed_shows_what_was_measured():
-    rows, page = read_speed(ROOT / "docs"), (ROOT / "docs/speed.md").read_text()
+    rows, page = read_table(ROOT / "docs/speed.csv"), (ROOT / "docs/speed.md").read_text()
     for kind in ("slice", "volume"):
         table = f"{tabulate_ratios(rows, kind)}\n" if rows else ""
         assert f"<!-- {kind} -->\n{table}<!-- /{kind} -->" in page, "remedy: python scripts/benchmark.py"
     if rows:
         assert read_figure(ROOT / "docs/speed.png") == rows
+
+
+def test_the_page_of_pruning_shows_its_csv_and_the_protocols_networks():
+    rows = read_table(ROOT / "docs/pruning.csv")
+    remedy = "remedy: python scripts/benchmark_pruning.py"
+    assert (
+        f"<!-- measured -->\n{pruning_report.tabulate(rows)}\n<!-- /measured -->"
+        in (ROOT / "docs/pruning.md").read_text()
+    )
+    assert read_figure(ROOT / "docs/pruning.png") == rows
+    pair = [row for row in rows if row["series"] == "UNet and UNet-PWP"]
+    for row, name in zip(pair, ("kits_unet_segmentation", "kits_unet_pwp_segmentation"), strict=True):
+        fold = read_record(name)["cross_validation"]["folds"][0]
+        dice = {"kidney_and_tumor": float(row["kidney_dice"]), "tumor": float(row["tumor_dice"])}
+        assert dice == pytest.approx({key: fold[key] for key in dice}, abs=6e-5), remedy
 
 
 def test_the_protocol_tells_how_every_training_ended():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 import subprocess
@@ -17,8 +16,8 @@ from torch import nn
 
 from ...bundles import open_bundle
 from ...complexity import measure_complexity
-from ...files import replace_file
-from ..pages import format_markdown_table, replace_section
+from ...kits.scores import write_table
+from ..pages import format_markdown_table, read_table, replace_section, write_figure
 
 ROUNDS = 15
 INPUT_SHAPE = (1, 1, 256, 256)
@@ -86,17 +85,16 @@ def measure_latencies(networks: Mapping[float, nn.Module]) -> dict[float, float]
 def write_report(folder: Path, rows: Sequence[Mapping]) -> None:
     """Put the rows of a series into a folder's pruning.csv in place of its older ones; redo the plot and pruning.md."""
     path = folder / "pruning.csv"
-    if path.is_file():
-        with path.open() as file:
-            rows = [row for row in csv.DictReader(file) if row["series"] != rows[0]["series"]] + list(rows)
-    rows = sorted(rows, key=lambda row: (row["series"], float(row["amount"])))
-    with replace_file(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    with replace_file(folder / "pruning.png") as temporary:
-        _draw(rows).savefig(temporary, dpi=110)
-    replace_section(folder / "pruning.md", "measured", format_markdown_table([_describe(row) for row in rows]))
+    rows = [row for row in read_table(path) if row["series"] != rows[0]["series"]] + list(rows)
+    write_table(sorted(rows, key=lambda row: (row["series"], float(row["amount"]))), path)
+    rows = read_table(path)  # as a test reads them
+    write_figure(folder / "pruning.png", _draw(rows), rows)
+    replace_section(folder / "pruning.md", "measured", tabulate(rows))
+
+
+def tabulate(rows: Sequence[Mapping]) -> str:
+    """The table of pruning.md."""
+    return format_markdown_table([_describe(row) for row in rows])
 
 
 def _describe(row: Mapping) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ...kits.scores import write_table
-from ..pages import format_markdown_table, replace_section, write_figure
+from ..pages import format_markdown_table, read_table, replace_section, write_figure
 from ..variants import TITLES
 from .speed import BACKENDS
 
@@ -19,22 +18,14 @@ from .speed import BACKENDS
 def write_speed(folder: Path, rows: Sequence[Mapping], machine: Mapping[str, float], threads: int) -> None:
     """Write `speed.csv` and `speed.png` into a folder, and the tables of its `speed.md`."""
     write_table(rows, folder / "speed.csv")
+    rows = read_table(folder / "speed.csv")  # as a test reads them
     for kind in ("slice", "volume"):
         replace_section(folder / "speed.md", kind, tabulate_ratios(rows, kind))
     speeds = ", ".join(f"{value} {unit}" for unit, value in machine.items())
     replace_section(
         folder / "speed.md", "machine", f"{threads} threads; matrix product and copy beside them: {speeds}."
     )
-    write_figure(folder / "speed.png", draw(rows), read_speed(folder))
-
-
-def read_speed(folder: Path) -> list[dict[str, str]]:
-    """The rows of `speed.csv`; none where it was not measured."""
-    path = folder / "speed.csv"
-    if not path.is_file():
-        return []
-    with path.open() as file:
-        return list(csv.DictReader(file))
+    write_figure(folder / "speed.png", draw(rows), rows)
 
 
 def tabulate_ratios(rows: Sequence[Mapping], kind: str) -> str:
