@@ -65,7 +65,7 @@ def describe_summary(summary: Mapping) -> list[str]:
 def write_table(rows: Sequence[Mapping[str, object]], path: PathLike) -> None:
     """Write rows that share their columns as CSV, in one piece."""
     with replace_file(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
