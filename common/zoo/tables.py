@@ -14,6 +14,7 @@ from .benchmarks.speed import CHANNELS_LAST, OPENVINO, build
 from .bundling import BUNDLES
 from .curves import draw_curves, tabulate_trainings
 from .pages import format_markdown_table, read_table, replace_section, write_figure
+from .protocol import FOLDS
 from .records import RECORDS, REPOSITORY, read_record
 from .variants import BASELINES, VARIANTS, Variant
 
@@ -106,7 +107,7 @@ def format_networks(rows: list[Row]) -> str:
 
 def format_dice(row: Row, name: str) -> str:
     """Dice to three digits; a star where it is of fewer than three folds."""
-    return f"{row.dice[name]:.3f}{'' if row.folds == 3 else '*'}" if row.dice else NOT_MEASURED
+    return f"{row.dice[name]:.3f}{'' if row.folds == len(FOLDS) else '*'}" if row.dice else NOT_MEASURED
 
 
 def find_front(points: Sequence[tuple]) -> list[tuple]:
@@ -117,18 +118,19 @@ def find_front(points: Sequence[tuple]) -> list[tuple]:
 
 
 def write_pareto(path: Path, rows: list[Row]) -> None:
-    """Plot Dice against FLOPs; networks that no other beats in both are joined."""
+    """Plot Dice against FLOPs; networks that no other beats in both are joined. A star: fewer folds, so not joined."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, name, label in zip(figure.subplots(1, 2), ("kidney_and_tumor", "tumor"), ("kidney and tumour", "tumour")):
-        points = sorted((row.flops / 1e9, row.dice[name], row.title) for row in rows if row.dice)
-        best = find_front(points)
+        points = [(row.flops / 1e9, row.dice[name], row) for row in rows if row.dice]
+        best = find_front([(flops, dice, row.title) for flops, dice, row in points if row.folds == len(FOLDS)])
         axes.step([p[0] for p in best], [p[1] for p in best], where="post", color="grey", linewidth=1)
-        for flops, dice, title in points:
-            axes.plot(flops, dice, "o")
-            axes.annotate(title, (flops, dice), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        for flops, dice, row in points:
+            star, fill = ("", "full") if row.folds == len(FOLDS) else ("*", "none")
+            axes.plot(flops, dice, "o", fillstyle=fill)
+            axes.annotate(row.title + star, (flops, dice), textcoords="offset points", xytext=(5, 4), fontsize=8)
         axes.set_xscale("log")
         axes.set_xlabel("GFLOP a slice")
         axes.set_ylabel(f"cross-validated Dice, {label}")
         axes.margins(x=0.25, y=0.15)
         axes.grid(alpha=0.3)
-    write_figure(path, figure, [[row.title, row.flops, row.dice] for row in rows])
+    write_figure(path, figure, [[row.title, row.flops, row.dice, row.folds] for row in rows])
