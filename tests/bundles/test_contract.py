@@ -103,7 +103,8 @@ def test_what_the_metadata_says_of_pruning_is_recounted(bundle):
         assert complexity["nonzero_parameters"] == nonzero
         assert complexity["sparsity"] == round(1 - nonzero / complexity["parameters"], 6)
         assert f"{nonzero:,} of the" in Path("docs/README.md").read_text()
-        assert weights.stat().st_size < 25e6
+        # the dense U-Net alone may be larger, in half precision
+        assert weights.stat().st_size < (65e6 if bundle.name == NAMES[0] else 25e6)
 
 
 def test_configs_keep_their_key_order_and_stand_alone(bundle):
