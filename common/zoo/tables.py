@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..complexity import measure_complexity
-from .benchmarks.speed import CHANNELS_LAST, OPENVINO, build
+from .benchmarks.speed import BF16, CHANNELS_LAST, OPENVINO, build
 from .bundling import BUNDLES
 from .curves import draw_curves, tabulate_trainings
 from .pages import format_markdown_table, read_table, replace_section, write_figure
@@ -25,7 +25,7 @@ NOT_MEASURED = "-"
 class Row:
     """
     What is compared: sizes, FLOPs, cross-validated Dice, milliseconds a slice in eager PyTorch as bundles run it, and
-    how many times faster OpenVINO is than the dense U-Net in eager PyTorch.
+    how many times faster OpenVINO is than the dense U-Net in eager PyTorch, in float32 and in bfloat16.
     """
 
     title: str
@@ -37,6 +37,7 @@ class Row:
     folds: int
     eager_ms: str
     times_faster: str
+    times_faster_bf16: str
 
 
 def write_tables(root: Path) -> None:
@@ -62,7 +63,7 @@ def collect_rows() -> list[Row]:
 def collect_row(variant: Variant) -> Row:
     """A bundle's numbers from its metadata; a baseline's are counted here."""
     scores = read_record(variant.name).get("cross_validation", {})
-    speed = {(row["network"], row["backend"]): row for row in read_table(REPOSITORY / "docs/speed.csv")}
+    speed = {row["backend"]: row for row in read_table(REPOSITORY / "docs/speed.csv") if row["network"] == variant.name}
     if variant in VARIANTS:
         metadata = json.loads((BUNDLES / variant.name / "configs/metadata.json").read_text())
         sizes = {key: metadata["complexity"][key] for key in ("parameters", "flops")}
@@ -81,8 +82,9 @@ def collect_row(variant: Variant) -> Row:
         weights_bytes=weights_bytes,
         dice={key: scores[key] for key in ("kidney_and_tumor", "tumor") if key in scores},
         folds=len(scores.get("folds", ())),
-        eager_ms=speed.get((variant.name, CHANNELS_LAST), {}).get("slice_ms", NOT_MEASURED),
-        times_faster=speed.get((variant.name, OPENVINO), {}).get("slice_times_faster", NOT_MEASURED),
+        eager_ms=speed[CHANNELS_LAST]["slice_ms"] if speed else NOT_MEASURED,
+        times_faster=speed[OPENVINO]["slice_times_faster"] if speed else NOT_MEASURED,
+        times_faster_bf16=speed[BF16]["slice_times_faster"] if speed else NOT_MEASURED,
     )
 
 
@@ -99,6 +101,7 @@ def format_networks(rows: list[Row]) -> str:
                 "Dice tumour": format_dice(row, "tumor"),
                 "ms": row.eager_ms,
                 "times faster": row.times_faster,
+                "in bf16": row.times_faster_bf16,
             }
             for row in rows
         ]
