@@ -9,6 +9,7 @@ import torch
 from bundle_runs import load_script
 
 from common.errors import InputError
+from common.runtimes import describe_cpu
 from common.zoo.benchmarks import precision_dice, speed, speed_report
 from common.zoo.benchmarks.speed import BACKENDS, BF16, REFERENCE, measure, open_backends, spread, take_turns
 from common.zoo.benchmarks.speed_report import write_speed
@@ -60,7 +61,11 @@ def test_the_report_holds_every_network_and_backend(bf16, tiny, monkeypatch, tmp
     (tmp_path / "speed.md").write_text(sections)
     write_speed(tmp_path, rows, machine, threads=1)
     page = (tmp_path / "speed.md").read_text()
-    assert page.count("| tiny |") == 2 and page.count(" - |") == (0 if bf16 else len(TINY)) and "1 threads" in page
+    assert (
+        page.count("| tiny |") == 2
+        and page.count(" - |") == (0 if bf16 else len(TINY))
+        and f"{describe_cpu()}, 1 threads" in page
+    )
     assert (tmp_path / "speed.png").stat().st_size > 10_000
     table = read_table(tmp_path / "speed.csv")
     assert len(table) == len(rows) and read_figure(tmp_path / "speed.png") == table

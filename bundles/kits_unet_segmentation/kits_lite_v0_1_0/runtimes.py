@@ -40,3 +40,9 @@ def open_core() -> Any:
 def has_bf16() -> bool:
     """Whether this CPU computes in bfloat16; elsewhere OpenVINO emulates it, slower than float32."""
     return "BF16" in open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def describe_cpu() -> str:
+    """What OpenVINO calls this CPU, and whether it computes in bfloat16."""
+    name = open_core().get_property("CPU", "FULL_DEVICE_NAME")
+    return f"{name} with{'' if has_bf16() else 'out'} bf16"

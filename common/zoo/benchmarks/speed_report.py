@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ...kits.scores import write_table
+from ...runtimes import describe_cpu
 from ..pages import format_markdown_table, read_table, replace_section, write_figure
 from ..variants import TITLES
 from .speed import BACKENDS
@@ -22,9 +23,8 @@ def write_speed(folder: Path, rows: Sequence[Mapping], machine: Mapping[str, flo
     for kind in ("slice", "volume"):
         replace_section(folder / "speed.md", kind, tabulate_ratios(rows, kind))
     speeds = ", ".join(f"{value} {unit}" for unit, value in machine.items())
-    replace_section(
-        folder / "speed.md", "machine", f"{threads} threads; matrix product and copy beside them: {speeds}."
-    )
+    text = f"{describe_cpu()}, {threads} threads; matrix product and copy beside them: {speeds}."
+    replace_section(folder / "speed.md", "machine", text)
     write_figure(folder / "speed.png", draw(rows), rows)
 
 
