@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset_dir", type=Path, required=True, help="KiTS folder with the cases of the folds")
     parser.add_argument("--output", type=Path, required=True, help="folder of trainings; a repeated command goes on")
     parser.add_argument("--folds", nargs="+", choices=(*FOLDS, ALL), default=[*FOLDS, ALL], help="all by default")
-    parser.add_argument("--bfloat16", action="store_true", help="two to four times faster on a CPU with AMX")
+    parser.add_argument("--bfloat16", action="store_true", help="autocast, faster on a CPU with AMX")
     arguments = parser.parse_args(arguments)
     report_input_errors()
     name, output = arguments.network, arguments.output

@@ -18,8 +18,8 @@ from common.networks.weights import save_weights
 from common.zoo import bundling
 from common.zoo.bundling import PACKAGE, write_bundle
 from common.zoo.packaging import package_bundles
-from common.zoo.zip_check import check_zip
 from common.zoo.variants import VARIANTS
+from common.zoo.zip_check import check_zip
 
 WP = NAMES[1]
 NEXT = f"{PACKAGE}_next"

@@ -164,6 +164,6 @@ def quantize(model: Any, slices: Sequence[np.ndarray]) -> Any:
             preset=nncf.QuantizationPreset.MIXED,
             # validate: most networks have few of them
             ignored_scope=nncf.IgnoredScope(ends, types=list(KEPT_IN_F32), validate=False),
-            # it moves biases so that means fit: UNet-PWP lost 3 % of its foreground by it, no network gained
+            # it moves biases so that means fit: UNet-PWP lost foreground by it, no network gained
             advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
         )
