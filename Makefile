@@ -44,7 +44,7 @@ endif
 	@echo "segmentations of all cases:        $(DEMO_OUT)/segmentations"
 
 test: $(READY)
-	$(BIN)/python -m ruff check common scripts tests
+	$(BIN)/python -m ruff check .
 	$(BIN)/python scripts/build_bundles.py --check
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) --durations 10
 

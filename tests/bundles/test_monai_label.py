@@ -25,8 +25,8 @@ from common.kits.inferer import resize_slices, scale_intensity
 from common.kits.phantom import make_phantom
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
-from common.zoo.monai_label import server
 from common.zoo.bundling import write_bundle
+from common.zoo.monai_label import server
 from common.zoo.monai_label.check import check_bundles, check_labels, check_log, compare, segment, write_studies
 from common.zoo.monai_label.server import ENVIRONMENT, ask, infer, install, run_server, train, write_app
 from common.zoo.packaging import package_bundles
@@ -229,7 +229,10 @@ def test_a_port_in_use_is_told(studies, tmp_path):
             run_server(tmp_path / "app", studies, port),
         ):
             pass
-    with pytest.raises(InputError, match="found 99999 in use, forbidden or no port"), run_server(tmp_path, studies, 99999):
+    with (
+        pytest.raises(InputError, match="found 99999 in use, forbidden or no port"),
+        run_server(tmp_path, studies, 99999),
+    ):
         pass
 
 
