@@ -19,6 +19,7 @@ from .records import RECORDS, REPOSITORY, read_record
 from .variants import BASELINES, VARIANTS, Variant
 
 NOT_MEASURED = "-"
+MARKERS = "os^DvPX"
 
 
 @dataclass(frozen=True)
@@ -122,18 +123,18 @@ def find_front(points: Sequence[tuple]) -> list[tuple]:
 
 def write_pareto(path: Path, rows: list[Row]) -> None:
     """Plot Dice against FLOPs; networks that no other beats in both are joined. A star: fewer folds, so not joined."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, name, label in zip(figure.subplots(1, 2), ("kidney_and_tumor", "tumor"), ("kidney and tumour", "tumour")):
         points = [(row.flops / 1e9, row.dice[name], row) for row in rows if row.dice]
         best = find_front([(flops, dice, row.title) for flops, dice, row in points if row.folds == len(FOLDS)])
-        axes.step([p[0] for p in best], [p[1] for p in best], where="post", color="grey", linewidth=1)
-        for flops, dice, row in points:
+        axes.step([p[0] for p in best], [p[1] for p in best], where="post", color="grey", linewidth=1, zorder=1)
+        for (flops, dice, row), marker in zip(points, MARKERS):
             star, fill = ("", "full") if row.folds == len(FOLDS) else ("*", "none")
-            axes.plot(flops, dice, "o", fillstyle=fill)
-            axes.annotate(row.title + star, (flops, dice), textcoords="offset points", xytext=(5, 4), fontsize=8)
+            axes.plot(flops, dice, marker, fillstyle=fill, linestyle="none", label=row.title + star)
         axes.set_xscale("log")
         axes.set_xlabel("GFLOP a slice")
         axes.set_ylabel(f"cross-validated Dice, {label}")
-        axes.margins(x=0.25, y=0.15)
+        axes.margins(x=0.15, y=0.15)
         axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     write_figure(path, figure, [[row.title, row.flops, row.dice, row.folds] for row in rows])

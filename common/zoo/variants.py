@@ -118,7 +118,7 @@ BASELINES = (
     ),
     Variant(
         name="dyn_unet",
-        title="DynUNet, nnU-Net's 2-D shape",
+        title="MONAI DynUNet",
         summary="MONAI's DynUNet as nnU-Net plans it for 256 x 256: seven levels, 32 to 512 channels, instance normalization",
         reference="Isensee et al., nnU-Net, Nature Methods 2021, doi:10.1038/s41592-020-01008-z",
         network={
