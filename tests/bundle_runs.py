@@ -15,8 +15,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+from common import __version__
 from common.networks import LiteUNet
 from common.zoo.variants import VARIANTS
 
@@ -25,6 +28,8 @@ BUNDLES = ROOT / "bundles"
 NAMES = [variant.name for variant in VARIANTS]
 SCHEMA = ROOT / "common/zoo/verification/meta_schema_20240725.json"
 POCKET = "kits_pocket_unet_segmentation"
+# of its release's zip
+STEM = f"{POCKET}_v{__version__}"
 # real slices, where they are at hand
 SLICES = Path(os.environ.get("KITS_SLICES", ROOT.parent / "shared/kits19-slices"))
 needs_slices = pytest.mark.skipif(not SLICES.is_dir(), reason=f"no KiTS19 slices in {SLICES}; set KITS_SLICES")
@@ -94,6 +99,11 @@ def read_network(bundle: Path, config: str = "inference") -> LiteUNet:
     """The network that a config of a bundle describes, as this package's own class, untrained."""
     definition = json.loads((bundle / f"configs/{config}.json").read_text())["network_def"]
     return LiteUNet(**{key: value for key, value in definition.items() if key != "_target_"})
+
+
+def read(path: Path) -> np.ndarray:
+    """The voxels of a NIfTI file, as stored."""
+    return np.asarray(nib.load(path).dataobj)
 
 
 def load_script(name: str) -> ModuleType:

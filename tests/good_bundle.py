@@ -23,7 +23,10 @@ from common.zoo.variants import VARIANTS
 from common.zoo.verification import CHECKS, verify_bundle
 
 CHANNELS, WIDER = [16] * 5, [20] * 5
-METADATA, README, WEIGHTS = "configs/metadata.json", "docs/README.md", "models/model.pt"
+METADATA, INFERENCE = "configs/metadata.json", "configs/inference.json"
+README, WEIGHTS = "docs/README.md", "models/model.pt"
+LABELS = "0 background, 1 kidney, 2 tumor"
+SWAPPED = "0 background, 1 tumor, 2 kidney"
 DICE = ("Dice of the cross-validation", "Dice of the shipped weights")
 FAST = [name for name in CHECKS if name not in (*DICE, "run elsewhere")]
 FOLDS = [[0, 1], [2], [3]]
@@ -66,7 +69,7 @@ def write_good_bundle(root: Path, phantoms: Path) -> Path:
     network = LiteUNet(channels=CHANNELS)
     next(network.parameters()).data[:4] = 0
     save_weights(network, bundle / WEIGHTS)
-    edit(bundle / "configs/inference.json", lambda config: config.update(spatial_size=[32, 32]))
+    edit(bundle / INFERENCE, lambda config: config.update(spatial_size=[32, 32]))
 
     cases, predictions = find_cases(phantoms), root / "docs/cross_validation" / POCKET
     predictions.mkdir(parents=True)

@@ -1,13 +1,15 @@
-"""Small NIfTI files in every orientation for the tests of kits."""
+"""Small NIfTI files in every orientation, and reports, for the tests of kits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from html_pages import write_page
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from common.kits.phantom import make_phantom, write_phantom_dataset
@@ -84,3 +86,27 @@ def ct(phantom) -> np.ndarray:
 @pytest.fixture
 def label(phantom) -> np.ndarray:
     return phantom[1].transpose(2, 1, 0)
+
+
+@pytest.fixture
+def volume(phantom) -> tuple[np.ndarray, np.ndarray]:
+    """Image and label (X, Y, Z) in RAS, of three different lengths."""
+    return tuple(np.flip(array.transpose(2, 1, 0))[:, :48] for array in phantom)
+
+
+@pytest.fixture
+def write_case(write_nifti, make_affine, store):
+    """Write a volume in RAS as a case stored along some axes."""
+
+    def write(image, label, case="case_00000", axes="IPL"):
+        affine = make_affine(axes, image.shape)
+        pair = zip(("image", "label"), ("imaging", "segmentation"), (image, label))
+        return {key: str(write_nifti(store(array, axes), f"{case}/{stem}.nii.gz", affine)) for key, stem, array in pair}
+
+    return write
+
+
+@pytest.fixture
+def page(tmp_path) -> Callable[..., str]:
+    """Writes a report of a small case and returns its HTML."""
+    return partial(write_page, tmp_path / "report.html")

@@ -1,7 +1,8 @@
-"""The command lines, called in this process."""
+"""The command lines, called in this process, and cases for them."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,3 +39,13 @@ def change() -> Callable[..., Path]:
         return path
 
     return rewrite
+
+
+@pytest.fixture
+def cases(phantoms, tmp_path) -> Path:
+    """Two synthetic images in a plain folder."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for number, case in enumerate(sorted(phantoms.iterdir())[:2]):
+        shutil.copy(case / "imaging.nii.gz", folder / f"scan{number}_synthetic.nii.gz")
+    return folder

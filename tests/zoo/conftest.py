@@ -1,4 +1,4 @@
-"""A bundle to verify."""
+"""A bundle to verify, and a release."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from bundle_runs import POCKET
 from good_bundle import write_good_bundle
+
+from common.zoo.packaging import package_bundles
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,10 @@ def broken(good, tmp_path) -> Path:
     # without compiled code: an edit within the second, of the same length, would not be seen
     shutil.copytree(good.parents[1], copy, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     return copy / "bundles" / POCKET
+
+
+@pytest.fixture
+def release(weighted_bundle, tmp_path) -> Path:
+    """A release of one bundle."""
+    package_bundles([weighted_bundle], tmp_path / "dist")
+    return tmp_path / "dist"

@@ -1,0 +1,151 @@
+"""What is checked for MONAI Label without a server: environment, port, bundles, and the label maps compared."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from bundle_runs import POCKET
+from good_bundle import edit
+
+from common.errors import InputError
+from common.zoo.monai_label import server
+from common.zoo.monai_label.check import compare
+from common.zoo.monai_label.server import install, run_server, write_app
+
+# in one process, which test_monai_label_server.py shares
+pytestmark = [pytest.mark.xdist_group("monai_label"), pytest.mark.timeout(3600)]
+
+# Before the start
+
+
+def test_an_environment_without_monai_label_is_told(pocket, studies, tmp_path):
+    (tmp_path / "app/model").mkdir(parents=True)
+    shutil.copytree(pocket, tmp_path / "app/model" / POCKET)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    with (
+        pytest.raises(InputError, match="found: .*No module named"),
+        run_server(tmp_path / "app", studies, environment=tmp_path / "venv"),
+    ):
+        pass
+    with pytest.raises(InputError, match="expected MONAI Label's environment, found none; install it first"):
+        write_app([pocket], tmp_path / "other", tmp_path / "venv")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_port_in_use_is_told(studies, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(InputError, match=f"port: expected a free one, found {port} in use"),
+            run_server(tmp_path / "app", studies, port),
+        ):
+            pass
+    with (
+        pytest.raises(InputError, match="found 99999 in use, forbidden or no port"),
+        run_server(tmp_path, studies, 99999),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    "missing", ["models/model.pt", "configs/metadata.json", "configs/inference.json", "configs/train.json"]
+)
+def test_a_bundle_that_would_stop_the_server_is_refused(pocket, studies, tmp_path, missing):
+    (tmp_path / "app/model").mkdir(parents=True)
+    with pytest.raises(InputError, match="model: expected bundles, found none"), run_server(tmp_path / "app", studies):
+        pass
+    (pocket / missing).unlink()
+    shutil.copytree(pocket, tmp_path / "app/model" / POCKET)
+    with (
+        pytest.raises(InputError, match=f"{POCKET}: MONAI Label expects {missing} in a bundle, found none"),
+        run_server(tmp_path / "app", studies),
+    ):
+        pass
+
+
+def test_a_bundle_that_is_in_the_app_keeps_its_trained_weights(pocket, tmp_path):
+    (tmp_path / "venv/monailabel/sample-apps/monaibundle").mkdir(parents=True)
+    for content in (b"first", b"second"):
+        (pocket / "models/model.pt").write_bytes(content)
+        assert write_app([pocket], tmp_path / "app", tmp_path / "venv") == []
+    copy = tmp_path / "app/model" / POCKET
+    assert (copy / "models/model.pt").read_bytes() == b"first"
+    edit(pocket / "configs/metadata.json", lambda content: content.update(version="9.9.9"))
+    (line,) = write_app([pocket], tmp_path / "app", tmp_path / "venv")
+    assert line.startswith(f"{copy}: kept as it is, ")
+    with pytest.raises(InputError, match="dev/null/app: expected to write it, found: "):
+        write_app([pocket], Path("/dev/null/app"), tmp_path / "venv")
+    with pytest.raises(InputError, match="expects a name that tells the task"):
+        write_app([pocket.rename(tmp_path / "pocket")], tmp_path / "app", tmp_path / "venv")
+
+
+# Environment
+
+
+def test_an_environment_is_made_anew_for_other_requirements_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "REQUIREMENTS", tmp_path / "requirements.txt")
+    (tmp_path / "requirements.txt").write_text("torch==0.0.0\n")
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv/requirements.txt").write_text("torch==0.0.0\n")
+    install(tmp_path / "venv")
+    assert [path.name for path in (tmp_path / "venv").iterdir()] == ["requirements.txt"]
+
+    (tmp_path / "venv/requirements.txt").write_text("torch==0.0.1\n")
+    with pytest.raises(InputError, match="-m pip install to succeed, found: ERROR: No matching distribution"):
+        install(tmp_path / "venv")
+    assert not (tmp_path / "venv/requirements.txt").exists()
+
+
+# Comparing
+
+
+def save(path: Path, voxels: np.ndarray, affine: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(voxels, affine), path)
+    return path
+
+
+VOXELS = (np.arange(2400).reshape(2, 30, 40) % 3).astype(np.uint8)
+TIPPED = np.where(np.arange(VOXELS.size).reshape(VOXELS.shape) == 5, 0, VOXELS)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "affine", "problem"),
+    [
+        (VOXELS, np.eye(4), None),
+        (VOXELS.astype(np.float32), np.eye(4) + 1e-6, None),
+        (TIPPED, np.eye(4), None),
+        (np.where(VOXELS[:1] == 2, 0, VOXELS), np.eye(4), "of 1600 labelled voxels differ"),
+        (VOXELS[..., ::-1].copy(), np.eye(4), "of 1600 labelled voxels differ"),
+        (VOXELS, np.diag([-1, 1, 1, 1]), "expected the image's affine"),
+        (VOXELS.transpose(1, 0, 2), np.eye(4), "expected the image's shape"),
+    ],
+    ids=["same", "same as float", "one tie", "no tumor", "mirrored", "other affine", "other shape"],
+)
+def test_label_maps_are_compared_voxel_by_voxel_and_affine_by_affine(tmp_path, voxels, affine, problem):
+    expected = save(tmp_path / "expected.nii.gz", VOXELS, np.eye(4))
+    found = save(tmp_path / "found.nii.gz", voxels, affine)
+    if problem is None:
+        told = "as alone but for 1" if voxels is TIPPED else "as alone"
+        assert compare(found, expected, expected) == f"800 kidney, 800 tumor, {told}"
+    else:
+        with pytest.raises(InputError, match=problem):
+            compare(found, expected, expected)
+    with pytest.raises(InputError, match="expected the image's affine"):
+        compare(expected, expected, save(tmp_path / "image.nii.gz", VOXELS, np.diag([2, 1, 1, 1])))
+
+
+def test_the_studies_are_one_ipl_and_one_ras_case_with_labels(studies):
+    images = sorted(studies.glob("*.nii.gz"))
+    assert ["".join(nib.aff2axcodes(nib.load(path).affine)) for path in images] == ["IPL", "RAS"]
+    for path in images:
+        image, label = nib.load(path), nib.load(studies / "labels/final" / path.name)
+        assert np.array_equal(image.affine, label.affine) and set(np.unique(label.dataobj)) == {0, 1, 2}
