@@ -55,10 +55,14 @@ STAGES = {
     # SD-UNet's filters have mean zero and see nothing flat: it learns slowly (docs/audit.md)
     "slow": Stage(90, 128, PATCHES),
     "fine": Stage(24, 256, {}),
+    # Pocket U-Net costs little and learns to the end of it
+    "long": Stage(144, 256, {}),
     # wide networks lose more by a high learning rate after a change of size than they gain by it
     "gentle": Stage(24, 256, {"optimizer#lr": "$@learning_rate / 3"}),
     "narrow": Stage(60, 128, PATCHES | CHANNELS_ONLY, ("train", "prune")),
     "sparse": Stage(36, 256, {}, ("train", "prune")),
+    # three quarters of UNet-PWP's channels are gone: it gains by more epochs, WP-UNet does not
+    "long_sparse": Stage(72, 256, {}, ("train", "prune")),
 }
 # of one stage; a backward pass counts as two forward ones
 MAX_FLOPS = 240e12

@@ -93,7 +93,7 @@ VARIANTS = (
             "importance": "taylor",
         },
         original={"channels": [64, 128, 256, 512, 1024]},
-        stages=("narrow", "sparse"),
+        stages=("narrow", "long_sparse"),
         pruned_from="kits_unet_segmentation",
     ),
     Variant(
@@ -103,6 +103,7 @@ VARIANTS = (
         reference="Celaya et al., PocketNet: A Smaller Neural Network for Medical Image Analysis, IEEE Transactions on Medical Imaging 2023, 42(4), 1172-1184, arXiv:2104.10745",
         network={"channels": [16, 16, 16, 16, 16]},
         training={"learning_rate": 0.003},
+        stages=("coarse", "long"),
     ),
 )
 

@@ -87,8 +87,8 @@ def test_a_training_is_published(phantoms, trainings, folds, tmp_path, monkeypat
     assert [(row["fold"], row["stage"], row["epoch"]) for row in rows[:4]] == [
         ("fold_1", "coarse", "1"),
         ("fold_1", "coarse", "2"),
-        ("fold_1", "fine", "3"),
-        ("fold_1", "fine", "4"),
+        ("fold_1", "long", "3"),
+        ("fold_1", "long", "4"),
     ]
     assert {row["fold"] for row in rows} == {"fold_1", "fold_2", "all"}
     assert len(rows) == 12 and all(float(row["loss"]) > 0 for row in rows)
@@ -124,12 +124,12 @@ def test_a_fold_never_sees_its_held_out_case_and_all_sees_every_case(phantoms, t
 def test_a_complete_training_is_left_alone_and_a_lost_stage_is_trained_again(phantoms, trainings):
     train_pocket(phantoms, trainings)
     models = trainings / POCKET / "fold_1/models"
-    times = {stage: (models / stage / "model.pt").stat().st_mtime_ns for stage in ("coarse", "fine")}
-    (models / "fine/model.pt").unlink()
+    times = {stage: (models / stage / "model.pt").stat().st_mtime_ns for stage in ("coarse", "long")}
+    (models / "long/model.pt").unlink()
     before = read_weights(models / "model.pt")
     train(POCKET, "fold_1", phantoms, trainings)
     assert (models / "coarse/model.pt").stat().st_mtime_ns == times["coarse"]
-    assert (models / "fine/model.pt").stat().st_mtime_ns > times["fine"]
+    assert (models / "long/model.pt").stat().st_mtime_ns > times["long"]
     again = read_weights(models / "model.pt")
     assert all(torch.equal(before[name], again[name]) for name in before)
 
