@@ -61,7 +61,7 @@ STAGES = {
     "gentle": Stage(24, 256, {"optimizer#lr": "$@learning_rate / 3"}),
     "narrow": Stage(60, 128, PATCHES | CHANNELS_ONLY, ("train", "prune")),
     "sparse": Stage(36, 256, {}, ("train", "prune")),
-    # three quarters of UNet-PWP's channels are gone: it gains by more epochs, WP-UNet does not
+    # three quarters of UNet-PWP's channels are gone: more epochs gain it more than WP-UNet
     "long_sparse": Stage(72, 256, {}, ("train", "prune")),
 }
 # of one stage; a backward pass counts as two forward ones
