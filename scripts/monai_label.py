@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import InputError, report_input_errors
-from common.zoo.monai_label.server import ENVIRONMENT, install, run_server, write_app
+from common.zoo.monai_label.server import ENVIRONMENT, find_port, install, run_server, write_app
 
 EXAMPLE = """example: python scripts/monai_label.py install
   python scripts/monai_label.py serve --app label --bundles bundles/kits_unet_pwp_segmentation --studies scans"""
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(bundles: Sequence[Path], app: Path, studies: Path, port: int, environment: Path) -> None:
     if not studies.is_dir():
         raise InputError(f"studies: expected a folder of images, found {studies}.")
+    find_port(port)  # before anything is copied
     for line in write_app(bundles, app, environment):
         print(f"warning: {line}", file=sys.stderr)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from bundle_runs import POCKET
+from bundle_runs import POCKET, ROOT
 from good_bundle import edit
 
 from common.errors import InputError
@@ -39,7 +39,7 @@ def test_an_environment_without_monai_label_is_told(pocket, studies, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_port_in_use_is_told(studies, tmp_path):
+def test_a_port_in_use_is_told_before_anything_is_copied(pocket, studies, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -49,6 +49,11 @@ def test_a_port_in_use_is_told(studies, tmp_path):
             run_server(tmp_path / "app", studies, port),
         ):
             pass
+        command = [sys.executable, "scripts/monai_label.py", "serve", "--bundles", pocket, "--app", tmp_path / "app"]
+        command += ["--studies", studies, "--port", str(port)]
+        told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (told.returncode, told.stdout) == (1, "") and f"found {port} in use" in told.stderr
+        assert not (tmp_path / "app").exists()
     with (
         pytest.raises(InputError, match="found 99999 in use, forbidden or no port"),
         run_server(tmp_path, studies, 99999),

@@ -117,6 +117,22 @@ class Server:
     log: Path
 
 
+def find_port(port: int) -> int:
+    """
+    The same port, or a free one for 0.
+
+    Raises:
+        InputError: when the port is in use.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise InputError(f"port: expected a free one, found {port} in use, forbidden or no port.") from error
+        return probe.getsockname()[1]
+
+
 @contextmanager
 def run_server(app: Path, studies: Path, port: int = 0, environment: Path = ENVIRONMENT) -> Iterator[Server]:
     """
@@ -129,13 +145,7 @@ def run_server(app: Path, studies: Path, port: int = 0, environment: Path = ENVI
     Raises:
         InputError: when the port is in use, a bundle lacks what MONAI Label needs, or the server ends at its start.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            raise InputError(f"port: expected a free one, found {port} in use, forbidden or no port.") from error
-        port = probe.getsockname()[1]
+    port = find_port(port)
     models = sorted(folder for folder in (app / "model").glob("[!.]*"))
     if not models:
         raise InputError(f"{app / 'model'}: expected bundles, found none.")
