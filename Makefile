@@ -9,6 +9,9 @@ BUNDLE := bundles/kits_pocket_unet_segmentation
 DEMO := $(CURDIR)/demo
 # a worker that dies ends the run: with another in its place, xdist waits for ever
 PARALLEL := -n 2 --dist loadgroup --max-worker-restart 0
+# OpenMP's threads wait for each other in a loop: beside another busy process the default length of it costs a training
+# several times its time
+export GOMP_SPINCOUNT ?= 10000
 
 ifdef DATA
 DEMO_DATA := $(abspath $(DATA))
