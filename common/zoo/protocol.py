@@ -50,6 +50,7 @@ class Stage:
 
 
 PATCHES = {"translate_range": [30, 30], "scale_range": [[-0.1, 0.9], [-0.1, 0.9]]}
+SLOWER = {"optimizer#lr": "$@learning_rate / 3"}
 STAGES = {
     "coarse": Stage(60, 128, PATCHES),
     # SD-UNet's filters have mean zero and see nothing flat: it learns slowly (docs/audit.md)
@@ -58,7 +59,9 @@ STAGES = {
     # Pocket U-Net costs little and learns to the end of it
     "long": Stage(144, 256, {}),
     # wide networks lose more by a high learning rate after a change of size than they gain by it
-    "gentle": Stage(24, 256, {"optimizer#lr": "$@learning_rate / 3"}),
+    "gentle": Stage(24, 256, SLOWER),
+    # SD-UNet's loss still falls when the first is over
+    "long_gentle": Stage(48, 256, SLOWER),
     "narrow": Stage(60, 128, PATCHES | CHANNELS_ONLY, ("train", "prune")),
     "sparse": Stage(36, 256, {}, ("train", "prune")),
     # three quarters of UNet-PWP's channels are gone: more epochs gain it more than WP-UNet

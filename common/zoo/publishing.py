@@ -39,7 +39,7 @@ def publish(name: str, dataset_dir: Path, trainings: Path) -> dict[str, Any]:
         the record that is written.
 
     Raises:
-        InputError: when no fold's training is complete, or, of a bundle, not that on all cases.
+        InputError: when no fold's training is complete, or, of a bundle, not that on all cases; or a log is gone.
     """
     variant, folder, predictions = find_variant(name), trainings / name, RECORDS / name
     cases = find_cases(dataset_dir, labelled=True)
@@ -51,11 +51,10 @@ def publish(name: str, dataset_dir: Path, trainings: Path) -> dict[str, Any]:
             f"{folder}: expected complete trainings, found none on {' and on '.join(missing)}; run train.py."
         )
 
+    curves = [row for fold in complete for row in read_curves(folder / fold, variant.stages)]
     shutil.rmtree(predictions, ignore_errors=True)
     shutil.copytree(folder / "predictions", predictions, ignore=shutil.ignore_patterns(".*"))
-    write_table(
-        [row for fold in complete for row in read_curves(folder / fold, variant.stages)], RECORDS / f"{name}.csv"
-    )
+    write_table(curves, RECORDS / f"{name}.csv")
     split_files = [f"docs/folds/{fold}.json" for fold in complete if fold != ALL]
     record: dict[str, Any] = {"cross_validation": score_folds(predictions, cases, split_files)}
     if variant in VARIANTS:
@@ -75,10 +74,18 @@ def ship_weights(source: Path, target: Path) -> None:
 
 
 def read_curves(training: Path, stages: Sequence[str]) -> Iterator[dict[str, object]]:
-    """Mean loss of every epoch of a training, and Dice of the held-out slices where they were validated."""
+    """
+    Mean loss of every epoch of a training, and Dice of the held-out slices where they were validated.
+
+    Raises:
+        InputError: when a stage left no log.
+    """
     epoch = 0
     for name in stages:
-        events = EventAccumulator(str(training / "eval" / name), size_guidance={"scalars": 0}).Reload()
+        log = training / "eval" / name
+        if not any(log.glob("events.*")):
+            raise InputError(f"{log}: expected the stage's TensorBoard log, found none.")
+        events = EventAccumulator(str(log), size_guidance={"scalars": 0}).Reload()
         tags = events.Tags()["scalars"]
         losses = {event.step: event.value for event in events.Scalars("train_loss")} if "train_loss" in tags else {}
         dice = {

@@ -78,7 +78,7 @@ VARIANTS = (
             "refine": True,
         },
         training={"learning_rate": 0.01},
-        stages=("slow", "gentle"),
+        stages=("slow", "gentle", "long_gentle"),
     ),
     Variant(
         name="kits_unet_pwp_segmentation",

@@ -69,9 +69,15 @@ def test_a_training_is_published(phantoms, trainings, folds, tmp_path, monkeypat
         publish("kits_wp_unet_segmentation", phantoms, trainings)
     monkeypatch.setattr(publishing, "BUNDLES", tmp_path)
     (tmp_path / POCKET).symlink_to(trainings / POCKET / "all")  # any bundle folder of that network
+    docs = folds.parent / "cross_validation"
+    log = trainings / POCKET / "fold_2/eval/long"
+    log.rename(tmp_path / "log")
+    with pytest.raises(InputError, match=f"{log}: expected the stage's TensorBoard log, found none"):
+        publish(POCKET, phantoms, trainings)
+    assert not docs.exists()
+    (tmp_path / "log").rename(log)
     record = publish(POCKET, phantoms, trainings)
 
-    docs = folds.parent / "cross_validation"
     assert record == json.loads((docs / f"{POCKET}.json").read_text())
     scores = record["cross_validation"]
     assert [fold["split_file"] for fold in scores["folds"]] == ["docs/folds/fold_1.json", "docs/folds/fold_2.json"]
