@@ -9,8 +9,8 @@ BUNDLE := bundles/kits_pocket_unet_segmentation
 DEMO := $(CURDIR)/demo
 # a worker that dies ends the run: with another in its place, xdist waits for ever
 PARALLEL := -n 2 --dist loadgroup --max-worker-restart 0
-# OpenMP's threads wait for each other in a loop: beside another busy process the default length of it costs a training
-# several times its time
+# OpenMP's threads wait for each other in a loop; beside another busy process the default length of it slows a training
+# down, twice and more
 export GOMP_SPINCOUNT ?= 10000
 
 ifdef DATA
