@@ -77,6 +77,10 @@ def read_curves(training: Path, stages: Sequence[str]) -> Iterator[dict[str, obj
     """
     Mean loss of every epoch of a training, and Dice of the held-out slices where they were validated.
 
+    Args:
+        training: folder that `common.zoo.protocol.train` wrote.
+        stages: keys of `common.zoo.protocol.STAGES`, in their order.
+
     Raises:
         InputError: when a stage left no log.
     """
