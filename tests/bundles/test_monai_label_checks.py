@@ -122,6 +122,16 @@ VOXELS = (np.arange(2400).reshape(2, 30, 40) % 3).astype(np.uint8)
 TIPPED = np.where(np.arange(VOXELS.size).reshape(VOXELS.shape) == 5, 0, VOXELS)
 
 
+def test_of_few_labelled_voxels_one_may_tie_but_not_more(tmp_path):
+    few = (np.arange(60).reshape(2, 5, 6) % 3).astype(np.uint8)
+    maps = [few.copy() for _ in range(3)]
+    maps[1].flat[5], maps[2].flat[5:9] = 0, 0
+    expected, one, three = (save(tmp_path / f"{i}.nii.gz", voxels, np.eye(4)) for i, voxels in enumerate(maps))
+    assert compare(one, expected, expected) == "20 kidney, 20 tumor, as alone but for 1"
+    with pytest.raises(InputError, match="3 of 40 labelled voxels differ"):
+        compare(three, expected, expected)
+
+
 @pytest.mark.parametrize(
     ("voxels", "affine", "problem"),
     [
