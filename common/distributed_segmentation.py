@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from monai.config import PathLike
 
-from .bundles import build_on_meta, open_bundle
+from .bundles import build_on_meta, open_bundle, read_slice_size
 from .distributed import ApartNetwork, PipelinedNetwork, SharedNetwork
 from .errors import InputError, find_input_error
 from .files import hash_file
@@ -122,7 +122,7 @@ def _set_up_pipeline(bundle: PathLike, plan: Plan, device: torch.device) -> tupl
             f"batch_size: expected a multiple of the {plan.micro_batches} micro-batches, found {in_flight} slices."
         )
     network = build_on_meta(bundle)
-    layers = measure_layers(network, (1, network.arguments["in_channels"], *config["spatial_size"]))
+    layers = measure_layers(network, (1, network.arguments["in_channels"], *read_slice_size(bundle)))
     number = world if plan.max_partitions is None else plan.max_partitions
     starts = partition(layers, plan.rule, number, plan.measure)
     weights = config.get_parsed_content("weights")

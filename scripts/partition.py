@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common.bundles import build_on_meta, open_bundle
+from common.bundles import build_on_meta, read_slice_size
 from common.complexity import count_nonzero_parameters
 from common.errors import InputError, report_input_errors
 from common.layer_graph import measure_layers
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise InputError("signed: expected together with --prune, found no --prune.")
 
     network = build_on_meta(arguments.bundle)
-    input_shape = (1, network.arguments["in_channels"], *open_bundle(arguments.bundle)["spatial_size"])
+    input_shape = (1, network.arguments["in_channels"], *read_slice_size(arguments.bundle))
     layers = measure_layers(network, input_shape)
     measure = arguments.measure or RULES[arguments.rule]
     starts = partition(layers, arguments.rule, arguments.max_partitions, measure, arguments.max_complexity)

@@ -12,6 +12,7 @@ from monai.data import NibabelReader, NibabelWriter
 from monai.utils import ensure_tuple
 
 from ..files import replace_file
+from .preprocessing import HU_WINDOW, check_window
 from .volumes import describe_range_problem, open_volume, read_ct, read_label
 
 
@@ -23,11 +24,13 @@ class CTReader(NibabelReader):
 
     Args:
         series: DICOM series to read, see `open_with_itk`.
+        hu_window: what 0 and 255 stand for, see `read_ct`.
     """
 
-    def __init__(self, series: str | None = None) -> None:
+    def __init__(self, series: str | None = None, hu_window: Sequence[float] = HU_WINDOW) -> None:
         super().__init__()
         self.series = series
+        self.hu_window = check_window(hu_window)
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         return True
@@ -41,7 +44,7 @@ class CTReader(NibabelReader):
         return super().get_data(open_volume(img, self.series))
 
     def _get_array_data(self, img: nib.Nifti1Image, filename: PathLike) -> np.ndarray:
-        windowed, values = read_ct(img)
+        windowed, values = read_ct(img, self.hu_window)
         problem = describe_range_problem(*values)
         if problem:
             warnings.warn(f"{filename}: {problem}.", stacklevel=2)

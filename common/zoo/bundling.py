@@ -34,6 +34,7 @@ REQUIRED_PACKAGES = (
     "itk",
     "matplotlib",
     "pillow",
+    "kornia",
     "contourpy",
     "jinja2",
     "tensorboard",

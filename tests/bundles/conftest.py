@@ -13,8 +13,8 @@ import torch
 from bundle_runs import BUNDLES, POCKET, read_network
 from good_bundle import edit
 
-from common.kits.inferer import resize_slices, scale_intensity
 from common.kits.phantom import make_phantom
+from common.kits.preprocessing import resize_slices, scale_intensity
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
 from common.zoo.bundling import write_bundle
@@ -32,8 +32,8 @@ def make_bundle(tmp_path_factory) -> Callable[[str], Path]:
     @cache
     def make(name: str) -> Path:
         bundle = write_bundle(next(variant for variant in VARIANTS if variant.name == name), folder)
-        for config in ("inference", "train"):
-            edit(bundle / f"configs/{config}.json", lambda content: content.update(spatial_size=SIZE))
+        for config, windows in (("inference", {}), ("train", {"windows": {"32": 1}})):
+            edit(bundle / f"configs/{config}.json", lambda content: content.update(spatial_size=SIZE, **windows))
         torch.manual_seed(0)
         network = read_network(bundle)
         if (shipped := BUNDLES / name / "models/model.pt").is_file():

@@ -17,7 +17,6 @@ import torch
 from monai.config import PathLike
 from monai.transforms import Invertd
 from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import io_orientation
 from scipy import ndimage
 
 from .backends import open_network
@@ -27,7 +26,7 @@ from .errors import InputError
 from .files import hash_file, replace_file
 from .kits.html_report import write_report
 from .kits.metrics import measure_case, score_case
-from .kits.slices import orient_to_ras
+from .kits.preprocessing import HU_WINDOW, orient_to_ras, spacing_in_ras
 from .kits.volumes import open_volume, read_label
 
 PACKAGES = ("torch", "monai", "nibabel", "numpy")
@@ -91,6 +90,7 @@ class Segmenter:
         self.precision = f"{stored['precision']}, the rest {precision}" if "precision" in stored else precision
         self.calibration = stored.get("calibration")
         self.weights_sha256 = hash_file(parser.get_parsed_content("weights"))
+        self.hu_window = parser.get("hu_window", HU_WINDOW)
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.restore = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)
@@ -198,7 +198,10 @@ def segment_to_folder(
     try:
         if report:
             volumes = segmentation.image, segmentation.prediction, segmentation.spacing_mm
-            write_report(page, case["case"], *volumes, segmenter.describe(case), **read_scores(case, segmentation))
+            scores = read_scores(case, segmentation)
+            write_report(
+                page, case["case"], *volumes, segmenter.describe(case), hu_window=segmenter.hu_window, **scores
+            )
         image = nib.Nifti1Image(segmentation.label_map, segmentation.affine)
         image.header["descrip"] = fingerprint
         with replace_file(path) as temporary:
@@ -241,6 +244,4 @@ def measure_file(path: Path) -> dict[str, float]:
     """Volumes, lesions and diameter of a written label map, see `measure_case`."""
     image = nib.load(path)
     label_map = orient_to_ras(np.asarray(image.dataobj), image.affine)
-    # RAS axis by RAS axis, the size of the file's axis that runs along it
-    spacing_mm = nib.affines.voxel_sizes(image.affine)[np.argsort(io_orientation(image.affine)[:, 0])]
-    return measure_case(label_map, spacing_mm)
+    return measure_case(label_map, spacing_in_ras(image.affine))

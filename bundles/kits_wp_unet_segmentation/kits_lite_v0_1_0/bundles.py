@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -30,6 +31,20 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
     parser.read_config(config_file)
     parser["bundle_root"] = str(folder)
     return parser
+
+
+def read_slice_size(bundle: PathLike) -> tuple[int, int]:
+    """
+    Height and width of a typical slice as the network of a bundle sees it: what costs are counted for.
+
+    Raises:
+        InputError: when the folder is no bundle.
+    """
+    size = open_bundle(bundle).get("spatial_size")
+    if size is None:
+        metadata = json.loads((Path(bundle) / "configs/metadata.json").read_text())
+        size = metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    return tuple(size)
 
 
 def build_on_meta(bundle: PathLike) -> nn.Module:

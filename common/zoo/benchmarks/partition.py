@@ -16,7 +16,7 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from ...bundles import build_on_meta, open_bundle
+from ...bundles import build_on_meta, open_bundle, read_slice_size
 from ...distributed import ApartNetwork, PipelinedNetwork, SharedNetwork
 from ...layer_graph import measure_layers
 from ...networks import LiteUNet, load_weights
@@ -83,7 +83,7 @@ def _measure(kind: str, setting: Setting, weights: Path) -> dict[str, object]:
     rank, world, device = dist.get_rank(), dist.get_world_size(), torch.device("cpu")
     network, config = build_on_meta(setting.bundle), open_bundle(setting.bundle)
     batch_size = config["batch_size"]
-    slices = torch.rand(setting.slices, network.arguments["in_channels"], *config["spatial_size"])
+    slices = torch.rand(setting.slices, network.arguments["in_channels"], *read_slice_size(setting.bundle))
     if kind == "link":
         return {"seconds": [measure_message(floats, 4 * setting.repeats) for floats in (SMALL, LARGE)]}
     if kind == "pipeline":
