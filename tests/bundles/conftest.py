@@ -17,9 +17,9 @@ from common.kits.inferer import resize_slices, scale_intensity
 from common.kits.phantom import make_phantom
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
-from common.zoo.bundling import write_bundle
-from common.zoo.monai_label.check import write_studies
-from common.zoo.variants import VARIANTS
+from zoo.label.check import write_studies
+from zoo.rendering import write_bundle
+from zoo.variants import VARIANTS
 
 SIZE = (32, 32)
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from bundle_runs import NAMES, POCKET, read_network, run_well, start_bundle
 
-from common.channel_pruning import load_pruned
+from common.compression.channels import load_pruned
+from common.compression.zeros import measure_sparsity, prune_by_sigma
 from common.networks import load_weights
-from common.pruning import measure_sparsity, prune_by_sigma
 
 WP, PWP = "kits_wp_unet_segmentation", "kits_unet_pwp_segmentation"
 SMALL = {"spatial_size": "[32,32]"}
