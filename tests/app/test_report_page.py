@@ -142,7 +142,7 @@ def test_a_copy_of_the_package_under_another_name_finds_its_own_template(tmp_pat
 
     source = Path(report.__file__).parents[1]
     shutil.copytree(source, tmp_path / "shipped_copy", ignore=shutil.ignore_patterns("__pycache__"))
-    template = tmp_path / "shipped_copy/kits/report.html.j2"
+    template = tmp_path / "shipped_copy/app/report.html.j2"
     template.write_text("copied {{ rows[0]['case'] }}")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("shipped_copy.app.report").write_index(tmp_path / "index.html", ROWS[:1])
