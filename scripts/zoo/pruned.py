@@ -130,11 +130,10 @@ def write_pruned_bundle(
 
 
 def _build_network(bundle: Path) -> LiteUNet:
-    definition = dict(open_bundle(bundle)["network_def"])
-    target = definition.pop("_target_")
-    if not target.endswith(f".{LiteUNet.__name__}"):
-        raise InputError(f"{bundle}: expected network_def to be a LiteUNet, found {target}.")
-    return LiteUNet(**definition)
+    network = open_bundle(bundle).get_parsed_content("network_def")
+    if not isinstance(network, LiteUNet):
+        raise InputError(f"{bundle}: expected network_def to be a LiteUNet, found {type(network).__name__}.")
+    return network
 
 
 def _prune(

@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from common import __version__
+from common.bundle_folder import PACKAGE
 from common.compression.complexity import count_nonzero_parameters, count_parameters, measure_complexity
 from common.files import hash_file, replace_file
 from common.networks import LiteUNet, load_weights
@@ -27,7 +28,6 @@ from .variants import VARIANTS, Variant
 REPOSITORY = Path(__file__).parents[2]
 SOURCE = REPOSITORY / "common"
 SKELETON = Path(__file__).parent / "skeleton"
-PACKAGE = f"kits_lite_v{__version__.replace('.', '_')}"
 VERSION_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 REQUIRED_PACKAGES = (
     "nibabel",

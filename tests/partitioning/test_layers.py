@@ -80,7 +80,7 @@ def test_layers_of_bundles_and_of_the_zoo_are_the_same(copy_bundle):
     from common.bundle_folder import build_on_meta
 
     network = build_on_meta(copy_bundle())
-    assert type(network) is not LiteUNet and all(p.is_meta for p in network.parameters())
+    assert type(network) is LiteUNet and all(p.is_meta for p in network.parameters())
     assert json.dumps([layer.name for layer in measure_layers(network)]) == json.dumps(
         [layer.name for layer in measure("Pocket U-Net")]
     )

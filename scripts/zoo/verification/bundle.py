@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from monai.config import PathLike
 from torch import nn
 
-from common.bundle_folder import open_bundle
+from common.bundle_folder import Alias, open_bundle
 from common.errors import InputError
 from common.kits.cases import find_cases
 from common.networks import load_weights
@@ -166,13 +166,14 @@ class Bundle:
         def pop() -> dict[str, ModuleType]:
             return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in names}
 
-        others, path = pop(), list(sys.path)
+        others, path, finders = pop(), list(sys.path), list(sys.meta_path)
+        sys.meta_path[:] = [finder for finder in finders if not isinstance(finder, Alias)]
         sys.path.insert(0, str(self.folder))
         importlib.invalidate_caches()
         try:
             yield
         finally:
-            sys.path[:] = path
+            sys.path[:], sys.meta_path[:] = path, finders
             pop()
             sys.modules.update(others)
 

@@ -11,7 +11,6 @@ padding between it and the one after.
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import logging
@@ -30,7 +29,7 @@ from torch.export import Dim, ExportedProgram
 from ..bundle_folder import open_bundle
 from ..errors import InputError
 from ..files import hash_file, replace_file
-from ..networks import LiteUNet
+from ..networks import fold_weight_standardization
 from .packages import import_package
 
 METADATA = "metadata.json"
@@ -102,7 +101,7 @@ def export_network(network: nn.Module, path: Path, metadata: dict[str, Any]) -> 
     Write a network in the format that the suffix of a path says, in one piece.
 
     Args:
-        network: a `LiteUNet`, of this package or of a bundle's copy, or another 2-D network with its `size_divisor`.
+        network: a `LiteUNet`, or another 2-D network with its `size_divisor`.
 
     Raises:
         InputError: when a package is missing, the network has no `size_divisor`, or the file cannot be written.
@@ -120,11 +119,7 @@ def prepare_network(network: nn.Module) -> NamedNetwork:
     """
     if not hasattr(network, "size_divisor"):
         raise InputError(f"network_def: expected a LiteUNet, found {type(network).__name__}.")
-    if type(network).__name__ == LiteUNet.__name__:
-        # every bundle brings its own copy of the convolution to fold, and of the function that knows it
-        package = importlib.import_module(type(network).__module__.rpartition(".")[0])
-        network = package.fold_weight_standardization(network)
-    return NamedNetwork(network).cpu().eval()
+    return NamedNetwork(fold_weight_standardization(network)).cpu().eval()
 
 
 def describe_export(named: NamedNetwork, metadata: Mapping[str, Any]) -> str:
