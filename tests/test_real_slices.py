@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 from bundle_runs import SLICES, needs_slices
 
+from common.app.segmenter import Segmenter
 from common.kits.cases import find_cases, read_case
 from common.kits.preprocessing import SliceGrid, orient_to_ras
 from common.kits.slices import SliceDataset
-from common.segmentation import Segmenter
 
 pytestmark = needs_slices
 

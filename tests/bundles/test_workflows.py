@@ -14,9 +14,9 @@ import pytest
 import torch
 from bundle_runs import NAMES, POCKET, read_network, run_well, start_bundle
 
-from common.channel_pruning import load_pruned
+from common.compression.channels import load_pruned
+from common.compression.zeros import measure_sparsity, prune_by_sigma
 from common.networks import load_weights
-from common.pruning import measure_sparsity, prune_by_sigma
 
 WP, PWP = "kits_wp_unet_segmentation", "kits_unet_pwp_segmentation"
 SMALL = {"spatial_size": "[32,32]"}
@@ -168,7 +168,8 @@ def test_a_killed_pruning_run_goes_on_to_the_same_weights_and_two_processes_prun
 @pytest.mark.slow
 def test_two_processes_train_and_evaluate_together(copy_bundle, phantoms):
     bundle = copy_bundle(POCKET)
-    printed = run_well(bundle, "train", "multi_gpu_train", launcher=TORCHRUN, dataset_dir=phantoms, epochs=2, **TRAINING)
+    data = {"dataset_dir": phantoms, **TRAINING}
+    printed = run_well(bundle, "train", "multi_gpu_train", launcher=TORCHRUN, epochs=2, **data)
     assert printed.count("epoch 2/2") == 1
     assert not any(key.startswith("module.") for key in load(bundle / "models/model.pt"))
     run_well(bundle, "train", "evaluate", dataset_dir=phantoms, subset="all", output_dir="one", **SMALL)

@@ -18,7 +18,7 @@ from monai.utils import ImageMetaKey
 from ..files import replace_file
 from .cases import name_case
 from .metrics import PROTOCOLS
-from .report import draw_overlay
+from .overlay import draw_overlay
 from .scores import describe_summary, score_label_maps, summarize_cases, write_table
 
 logger = logging.getLogger(__name__)
