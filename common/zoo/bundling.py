@@ -32,6 +32,7 @@ REQUIRED_PACKAGES = (
     "pytorch-ignite",
     "scipy",
     "itk",
+    "pydicom",
     "matplotlib",
     "pillow",
     "contourpy",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from monai.config import PathLike
-from monai.utils import ImageMetaKey
 
 from ..errors import InputError
 from ..files import replace_file
@@ -94,15 +93,6 @@ def name_case(image: PathLike) -> str:
     for suffix in IMAGE_SUFFIXES:
         stem = stem.removesuffix(suffix)
     return image.parent.name if stem in (IMAGE_STEM, LABEL_STEM) else stem
-
-
-def format_case_name(metadata: Mapping, saver: object) -> dict[str, str]:
-    """
-    `output_name_formatter` of MONAI's `SaveImage`: one file a case, named after the case.
-
-    Every KiTS image is called `imaging.nii.gz`; MONAI's own formatter writes all cases into one file.
-    """
-    return {"subject": name_case(metadata[ImageMetaKey.FILENAME_OR_OBJ]), "idx": None}
 
 
 def read_case(case: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -36,7 +36,7 @@ def open_with_itk(path: PathLike, series: str | None = None) -> nib.Nifti1Image:
     import itk
 
     path = Path(path)
-    source = _choose_series(path, series) if path.is_dir() else str(path)
+    source = choose_series(path, series) if path.is_dir() else str(path)
     try:
         image = itk.imread(source)
     except (RuntimeError, OSError) as error:
@@ -49,10 +49,15 @@ def open_with_itk(path: PathLike, series: str | None = None) -> nib.Nifti1Image:
     direction = itk.array_from_matrix(image.GetDirection())
     affine[:3, :3] = LPS_TO_RAS @ direction * np.asarray(image.GetSpacing())
     affine[:3, 3] = LPS_TO_RAS @ np.asarray(image.GetOrigin())
-    return nib.Nifti1Image(itk.array_from_image(image).transpose(), affine)
+    nifti = nib.Nifti1Image(itk.array_from_image(image).transpose(), affine)
+    # both forms, since ITK opens no mask whose sform is a little off orthogonal and that has no qform
+    nifti.set_sform(affine, "scanner")
+    nifti.set_qform(affine, "scanner")
+    nifti.header.set_xyzt_units("mm")
+    return nifti
 
 
-def _choose_series(folder: Path, series: str | None) -> list[str]:
+def choose_series(folder: Path, series: str | None) -> list[str]:
     found = list_series(folder)
     chosen = [uid for uid in found if series is None or uid.startswith(series)]
     if len(chosen) != 1:
