@@ -84,6 +84,13 @@ def test_a_disk_that_takes_nothing_is_one_line(options, words, weighted_bundle, 
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_the_folder_of_the_images_is_no_output(weighted_bundle, cases, run_script):
+    before = {file.name: file.read_bytes() for file in cases.iterdir()}
+    with pytest.raises(InputError, match="expected another folder than that of the inputs"):
+        run_script("segment", bundle=weighted_bundle, input=cases, output=cases)
+    assert before == {file.name: file.read_bytes() for file in cases.iterdir()}
+
+
 @pytest.mark.parametrize("bundle", ["missing", "."])
 def test_a_folder_that_is_no_bundle_is_refused(bundle, cases, run_script, tmp_path):
     with pytest.raises(InputError, match="expected a bundle folder"):

@@ -11,7 +11,7 @@ import numpy as np
 from monai.config import PathLike
 
 from ..errors import InputError
-from ..files import replace_file
+from ..files import check_apart, replace_file
 from .itk_images import list_series
 from .volumes import (
     IMAGE_SUFFIXES,
@@ -74,6 +74,20 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
     if problems:
         raise InputError("\n".join(problems))
     return cases
+
+
+def check_output(output_dir: PathLike, source: PathLike, cases: Sequence[Mapping[str, str]]) -> None:
+    """
+    Refuse an output folder that the cases of a source lie in, before anything is computed, see `check_apart`.
+
+    Args:
+        source: what `find_cases` found them in.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    files = [case[key] for case in cases for key in ("image", "label") if key in case]
+    check_apart(Path(str(output_dir)), (Path(str(path)) for path in (source, *files)))
 
 
 def _read_case_folder(folder: Path) -> dict[str, str]:
