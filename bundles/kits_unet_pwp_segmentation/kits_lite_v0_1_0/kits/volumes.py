@@ -21,7 +21,8 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
-from .itk_images import ITK_SUFFIXES, choose_series, open_with_itk
+from .dicom_series import choose_series
+from .itk_images import ITK_SUFFIXES, open_with_itk
 
 WINDOW_HU = (0, 255)
 LABELS = {"background": 0, "kidney": 1, "tumor": 2}
@@ -113,7 +114,7 @@ def list_files(path: Path, series: str | None = None) -> list[Path]:
         InputError: when it is missing, or the series is not clear.
     """
     if path.is_dir():
-        return [Path(file) for file in choose_series(path, series)]
+        return choose_series(path, series)
     if not path.is_file():
         raise InputError(f"{path}: expected an image, found none.")
     return [path]

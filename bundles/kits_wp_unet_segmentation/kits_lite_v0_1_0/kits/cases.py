@@ -12,7 +12,7 @@ from monai.config import PathLike
 
 from ..errors import InputError
 from ..files import check_apart, replace_file
-from .itk_images import list_series
+from .dicom_series import list_series
 from .volumes import (
     IMAGE_SUFFIXES,
     NIFTI_SUFFIXES,
