@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.errors import report_input_errors
+from common.files import check_output_file
 from common.kits.metrics import PROTOCOLS
 from common.kits.scores import describe_summary, pair_label_maps, score_files, summarize_cases, write_table
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report_input_errors()
     protocol = PROTOCOLS[arguments.protocol]
     pairs = pair_label_maps(arguments.labels, arguments.predictions)
+    check_output_file(arguments.output, [arguments.labels, arguments.predictions, *sum(pairs.values(), ())])
     scored = [score_files(case, *paths, protocol) for case, paths in tqdm(pairs.items(), unit="case")]
     rows, counts = zip(*scored)
     write_table(rows, arguments.output)

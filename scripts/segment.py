@@ -14,7 +14,7 @@ from common.app.report import write_index
 from common.app.segmenter import Segmenter, measure_file, segment_to_folder
 from common.errors import find_input_error, report_input_errors
 from common.files import check_writable
-from common.kits.cases import find_cases
+from common.kits.cases import check_output, find_cases
 from common.runtimes.run import BACKENDS, PRECISIONS, choose_backend
 
 OPTIONS = ("device", "series", "keep_largest", "backend", "exported", "precision")
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments.backend = arguments.backend or choose_backend(arguments.device, arguments.exported)
     cases = find_cases(arguments.input)
+    check_output(arguments.output, arguments.input, cases)
     segmenter = Segmenter(arguments.bundle, **{name: getattr(arguments, name) for name in OPTIONS})
     check_writable(arguments.output)  # before the first case is computed
     rows, problems = [], []

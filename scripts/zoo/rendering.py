@@ -34,6 +34,7 @@ REQUIRED_PACKAGES = (
     "pytorch-ignite",
     "scipy",
     "itk",
+    "pydicom",
     "matplotlib",
     "pillow",
     "kornia",

@@ -158,6 +158,22 @@ def test_missing_and_foreign_weights_are_one_clear_line(bundle, data):
 
 
 @pytest.mark.slow
+def test_inference_and_evaluation_never_write_where_they_read(bundle, data):
+    before = {path: path.read_bytes() for path in data.rglob("*.nii.gz")}
+    for configs in (INFERENCE, EVALUATE):
+        for output in (data, data / "case_1_synthetic"):
+            (line,) = find_error(bundle, *configs, dataset_dir=data, output_dir=output, subset="all")
+            assert "expected another folder than that of the inputs" in line
+    plain = bundle / "scans"
+    plain.mkdir()
+    shutil.copy(data / "case_0_synthetic/imaging.nii.gz", plain / "scan.nii.gz")
+    (line,) = find_error(bundle, *INFERENCE, dataset_dir=plain, output_dir=plain)
+    assert "expected another folder than that of the inputs" in line
+    assert before == {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    assert [path.name for path in plain.iterdir()] == ["scan.nii.gz"]
+
+
+@pytest.mark.slow
 def test_a_split_with_a_case_on_both_sides_is_refused(bundle, data):
     split = bundle / "split.json"
     split.write_text('{"training": ["case_0_synthetic", "case_1_synthetic"], "validation": ["case_1_synthetic"]}')

@@ -12,8 +12,8 @@ from monai.config import PathLike
 
 from ..bundle_folder import build_on_meta, open_bundle, read_slice_size
 from ..errors import InputError, find_input_error
-from ..files import hash_file
-from ..kits.cases import find_cases
+from ..files import check_writable, hash_file
+from ..kits.cases import check_output, find_cases
 from ..partitioning.algorithms import partition
 from ..partitioning.distributed import ApartNetwork, PipelinedNetwork, SharedNetwork
 from ..partitioning.layers import measure_layers
@@ -69,6 +69,8 @@ def segment_apart(
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     cases = agree(lambda: find_cases(source))
+    agree(lambda: check_output(output_dir, source, cases))
+    agree(lambda: check_writable(output_dir))
     segmenter, network = agree(lambda: _set_up(bundle, plan, len(cases), options))
     weights = gather(hash_file(open_bundle(bundle).get_parsed_content("weights")))
     agree(lambda: _check_same(weights))

@@ -7,18 +7,20 @@ a voxel, read slab by slab, keeps a 1059 x 512 x 512 scan at 0.3 GB even where t
 
 from __future__ import annotations
 
-import zlib
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from monai.config import PathLike
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
+from .dicom_series import choose_series
 from .itk_images import ITK_SUFFIXES, open_with_itk
 from .preprocessing import HU_WINDOW, check_window, window_hu
 
@@ -27,6 +29,8 @@ CYST = 3
 ORTHOGONALITY = 0.01  # largest cosine between two axes
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+# of `xyzt_units`: the bits for space, and what ITK reads otherwise than nibabel
+SPACE_UNITS, OTHER_UNITS = 7, {1: "metres", 3: "micrometres"}
 SLAB_BYTES = 32 * 2**20
 
 
@@ -35,24 +39,47 @@ def open_nifti(path: PathLike) -> nib.Nifti1Image:
     Open a 3-D NIfTI file without reading its voxels.
 
     Raises:
-        InputError: when the file is missing, is no NIfTI image, is not 3-D or has no usable affine.
+        InputError: when the file is missing, is no NIfTI image, is not 3-D, has no usable affine or is not in mm.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: expected a NIfTI file, found none.")
     try:
         image = nib.load(path)
-    except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
+    except Exception as error:  # of nibabel, of gzip, or of whatever damaged bytes lead to
         raise InputError(
             f"{path}: expected a NIfTI image, found a file nibabel cannot open ({_flatten(error)})."
         ) from error
+    if not isinstance(image, nib.Nifti1Pair):
+        raise InputError(f"{path}: expected a NIfTI image, found {type(image).__name__}, which has no orientation.")
+    if image.shape[3:] == (1,) * (image.ndim - 3):  # FSL and SPM write an axis of time, of one point
+        image = type(image)(
+            image.dataobj.reshape(image.shape[:3]), image.affine, image.header, image.extra, image.file_map
+        )
     if image.ndim != 3 or min(image.shape) < 1:
         raise InputError(f"{path}: expected a 3-D image, found shape {image.shape}.")
     if image.get_data_dtype().kind not in "iuf":
         raise InputError(f"{path}: expected real numbers, found voxels of type {image.get_data_dtype()}.")
     if not np.isfinite(image.affine).all() or np.linalg.matrix_rank(image.affine[:3, :3]) < 3:
         raise InputError(f"{path}: expected an invertible affine, found {image.affine[:3].round(3).tolist()}.")
+    unit = OTHER_UNITS.get(int(image.header["xyzt_units"]) & SPACE_UNITS)
+    if unit:
+        raise InputError(f"{path}: expected millimetres in xyzt_units, found {unit}.")
+    _compare_forms(path, image.header)
     return image
+
+
+def _compare_forms(path: Path, header: nib.Nifti1Header) -> None:
+    """Warn where a header leaves open how the patient lies, or says two things of it."""
+    if header["sform_code"] <= 0 and header["qform_code"] <= 0:
+        warnings.warn(f"{path}: expected an sform or a qform, found neither: left and right are a guess.", stacklevel=3)
+    elif header["sform_code"] > 0 and header["qform_code"] > 0:
+        with suppress(HeaderDataError):  # no quaternion: there is the sform alone
+            sform, qform = ("".join(nib.aff2axcodes(form)) for form in (header.get_sform(), header.get_qform()))
+            if sform != qform:
+                warnings.warn(
+                    f"{path}: expected one orientation, found {sform} and {qform}: took the sform.", stacklevel=3
+                )
 
 
 def _flatten(error: Exception) -> str:
@@ -76,6 +103,20 @@ def open_volume(path: PathLike, series: str | None = None) -> nib.Nifti1Image:
             f"{path}: expected orthogonal axes, found a sheared affine {image.affine[:3].round(3).tolist()}."
         )
     return image
+
+
+def list_files(path: Path, series: str | None = None) -> list[Path]:
+    """
+    The files that an image is read from: itself, or those of a DICOM series in their order.
+
+    Raises:
+        InputError: when it is missing, or the series is not clear.
+    """
+    if path.is_dir():
+        return choose_series(path, series)
+    if not path.is_file():
+        raise InputError(f"{path}: expected an image, found none.")
+    return [path]
 
 
 def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
@@ -104,9 +145,9 @@ def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
             # gzip compares its checksum only when the end is reached
             while file.read(SLAB_BYTES):
                 pass
-    except (EOFError, OSError, zlib.error, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(
             f"{path}: expected {image.shape} voxels, found a truncated or damaged file ({_flatten(error)})."
         ) from error

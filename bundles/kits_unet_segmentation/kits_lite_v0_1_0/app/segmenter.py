@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,7 +22,8 @@ from scipy import ndimage
 from ..bundle_folder import build_on_meta, open_bundle
 from ..compression.complexity import count_parameters
 from ..errors import InputError
-from ..files import hash_file, replace_file
+from ..files import hash_file
+from ..kits.masks import make_fingerprint, write_mask
 from ..kits.metrics import measure_case, score_case
 from ..kits.preprocessing import HU_WINDOW, orient_to_ras, spacing_in_ras
 from ..kits.volumes import open_volume, read_label
@@ -35,13 +36,15 @@ STAGES = ("read", "orient", "infer", "restore")
 
 @dataclass
 class Segmentation:
-    """One segmented case: volumes (X, Y, Z) in RAS for looking at, the label map on the case's own grid for keeping."""
+    """One segmented case: volumes (X, Y, Z) in RAS for looking at, the label map on the case's own grid for keeping,
+    with the metadata of its image."""
 
     image: np.ndarray
     prediction: np.ndarray
     spacing_mm: tuple[float, ...]
     label_map: np.ndarray
     affine: np.ndarray
+    meta: Mapping[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -119,6 +122,7 @@ class Segmenter:
             spacing_mm=tuple(float(s) for s in item["image"].pixdim),
             label_map=restored.numpy()[0],
             affine=restored.affine.numpy(),
+            meta=restored.meta,
             seconds=dict(zip(STAGES, np.diff(clock).tolist())),
         )
 
@@ -138,16 +142,9 @@ class Segmenter:
         }
 
     def fingerprint(self, case: Mapping[str, str]) -> str:
-        """A line that is the same when the same weights would segment the same, unchanged file the same way."""
-        path = Path(case["image"]).resolve()
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        settings = (self.weights_sha256, self.keep_largest, self.series)
-        if self.backend != "torch":
-            settings += (self.backend, self.precision)
-        if self.calibration:
-            settings += (str(self.calibration),)
-        return "kits-lite " + hashlib.sha256(repr((state, settings)).encode()).hexdigest()[:32]
+        """What a mask of this case carries, see `make_fingerprint`."""
+        backend = getattr(self.network, "settings", ())
+        return make_fingerprint(case["image"], self.weights_sha256, self.keep_largest, self.series, backend)
 
 
 def check_device(device: str) -> str:
@@ -202,10 +199,7 @@ def segment_to_folder(
             write_report(
                 page, case["case"], *volumes, segmenter.describe(case), hu_window=segmenter.hu_window, **scores
             )
-        image = nib.Nifti1Image(segmentation.label_map, segmentation.affine)
-        image.header["descrip"] = fingerprint
-        with replace_file(path) as temporary:
-            nib.save(image, temporary)
+        write_mask(path, segmentation.label_map, segmentation.meta, fingerprint)
     except OSError as error:
         raise InputError(f"{path}: expected to write it, found: {error.strerror or error}.") from error
     return segmentation.seconds | {"write": time.perf_counter() - started}

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from monai.config import PathLike
-from monai.utils import ImageMetaKey
 
 from ..errors import InputError
-from ..files import replace_file
-from .itk_images import list_series
+from ..files import check_apart, replace_file
+from .dicom_series import list_series
 from .preprocessing import HU_WINDOW
 from .volumes import (
     IMAGE_SUFFIXES,
@@ -102,6 +101,20 @@ def _find_in_folders(folders: Sequence[PathLike], labelled: bool) -> list[dict[s
     return cases
 
 
+def check_output(output_dir: PathLike, source: PathLike, cases: Sequence[Mapping[str, str]]) -> None:
+    """
+    Refuse an output folder that the cases of a source lie in, before anything is computed, see `check_apart`.
+
+    Args:
+        source: what `find_cases` found them in.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    files = [case[key] for case in cases for key in ("image", "label") if key in case]
+    check_apart(Path(str(output_dir)), (Path(str(path)) for path in (source, *files)))
+
+
 def _read_case_folder(folder: Path) -> dict[str, str]:
     case = {"case": folder.name}
     for key, stem in (("image", IMAGE_STEM), ("label", LABEL_STEM)):
@@ -119,15 +132,6 @@ def name_case(image: PathLike) -> str:
     for suffix in IMAGE_SUFFIXES:
         stem = stem.removesuffix(suffix)
     return image.parent.name if stem in (IMAGE_STEM, LABEL_STEM) else stem
-
-
-def format_case_name(metadata: Mapping, saver: object) -> dict[str, str]:
-    """
-    `output_name_formatter` of MONAI's `SaveImage`: one file a case, named after the case.
-
-    Every KiTS image is called `imaging.nii.gz`; MONAI's own formatter writes all cases into one file.
-    """
-    return {"subject": name_case(metadata[ImageMetaKey.FILENAME_OR_OBJ]), "idx": None}
 
 
 def read_case(
