@@ -138,8 +138,8 @@ def write_good_bundle(root: Path, phantoms: Path) -> Path:
         }
         assert all(0 < value < 1 for value in measure(list(pairs.values())).values())
         readme = bundle / README
-        text = re.sub(f"{NO_WEIGHTS}|Weights: .*?are\\s+invented\\.$", describe_weights(metadata), readme.read_text())
-        readme.write_text(text)
+        told = f"{describe_weights(metadata)}\n\n## Use"
+        readme.write_text(re.sub(f"(?s)({NO_WEIGHTS}|Weights: ).*?## Use", lambda _: told, readme.read_text()))
 
     edit(bundle / METADATA, record)
     return bundle

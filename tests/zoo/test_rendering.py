@@ -105,7 +105,7 @@ def test_a_variant_differs_from_the_skeleton_only_where_it_says():
         skeleton = json.loads((ROOT / f"scripts/zoo/skeleton/configs/{name}.json").read_text())
         for variant in VARIANTS:
             config = json.loads(render(variant)[f"configs/{name}.json"])
-            overrides = variant.training if name == "train" else {}
+            overrides = variant.preprocessing | (variant.training if name == "train" else {})
             assert config.pop("network_def") == {
                 **skeleton["network_def"],
                 **variant.network,

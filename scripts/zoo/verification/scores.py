@@ -12,7 +12,7 @@ from ..records import score_bundle
 from .bundle import Bundle, NotChecked
 
 # a Dice; a volume in ml; a number of slices or tumours, of which one may lie on a threshold
-TOLERANCES = {"ml": 0.05, "count": 1, "dice": 1e-3}
+TOLERANCES = {"ml": 0.05, "count": 1, "dice": 1e-4}
 
 
 def check_scores(bundle: Bundle) -> Iterator[str]:
