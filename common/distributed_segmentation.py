@@ -12,12 +12,12 @@ from monai.config import PathLike
 
 from .bundles import build_on_meta, open_bundle
 from .distributed import ApartNetwork, PipelinedNetwork, SharedNetwork
-from .errors import InputError, find_input_error
+from .errors import InputError, describe_failure
 from .files import check_writable, hash_file
 from .kits.cases import check_output, find_cases
 from .layer_graph import measure_layers
 from .partitioning import partition
-from .processes import agree, gather
+from .processes import agree, gather, is_loss
 from .segmentation import Segmenter, segment_to_folder
 
 MODES = ("pipeline", "data")
@@ -143,8 +143,7 @@ def _segment(segmenter: Segmenter, cases: Iterable[Mapping[str, str]], output_di
         try:
             segment_to_folder(segmenter, case, output_dir)
         except Exception as error:
-            input_error = find_input_error(error)
-            if input_error is None:
+            if is_loss(error):
                 raise
-            problems.append(str(input_error))
+            problems.append(describe_failure(case["case"], error))
     return problems

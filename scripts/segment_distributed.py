@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from common.distributed_segmentation import MODES, Plan, segment_apart
-from common.errors import report_input_errors
+from common.errors import report_input_errors, report_warnings
 from common.partitioning import MEASURES, RULES
 from common.processes import join_processes
 
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--series", help="UID of the DICOM series, where the folder holds several")
     arguments = parser.parse_args(arguments)
     report_input_errors()
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    report_warnings()
 
     plan = Plan(**{name: getattr(arguments, name) for name in Plan.__dataclass_fields__})
     options = {"keep_largest": arguments.keep_largest, "series": arguments.series}
