@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from common.backends import BACKENDS, PRECISIONS, choose_backend
 from common.errors import report_input_errors, report_warnings, tell_failure
-from common.files import check_writable
 from common.kits.cases import check_output, find_cases
 from common.kits.html_report import write_index
 from common.segmentation import Segmenter, measure_file, segment_to_folder
@@ -45,7 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = find_cases(arguments.input)
     check_output(arguments.output, arguments.input, cases)
     segmenter = Segmenter(arguments.bundle, **{name: getattr(arguments, name) for name in OPTIONS})
-    check_writable(arguments.output)  # before the first case is computed
     rows, problems = [], []
     for case in tqdm(cases, unit="case"):
         name = case["case"]

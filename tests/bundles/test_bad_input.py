@@ -187,6 +187,22 @@ def test_inference_and_evaluation_never_write_where_they_read(bundle, data):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"outptu_dir": "out"}, "--outptu_dir: expected a key of the configs, found none of this name; did you mean"),
+        ({"device": "cuda:77"}, "device: expected one that is here, cpu or cuda, found cuda:77"),
+        ({"output_dir": "configs/inference.json"}, "expected a folder to write to"),
+    ],
+    ids=["unknown override", "device", "output"],
+)
+def test_a_wrong_setting_of_inference_is_one_line_before_anything_is_computed(settings, words, bundle, data):
+    (line,) = find_error(bundle, *INFERENCE, **{"dataset_dir": data, "output_dir": "out"} | settings)
+    assert words in line
+    assert not (bundle / "out").exists()
+
+
+@pytest.mark.slow
 def test_a_split_with_a_case_on_both_sides_is_refused(bundle, data):
     split = bundle / "split.json"
     split.write_text('{"training": ["case_0_synthetic", "case_1_synthetic"], "validation": ["case_1_synthetic"]}')

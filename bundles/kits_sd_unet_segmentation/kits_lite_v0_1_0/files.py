@@ -86,6 +86,11 @@ def check_output_file(path: Path, inputs: Iterable[Path]) -> None:
     check_writable(path.parent)
 
 
+def user_cache() -> Path:
+    """The folder where this user keeps what can be made anew, by the XDG convention; there or not."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kits-lite"
+
+
 def hash_file(path: str | os.PathLike, algorithm: str = "sha256") -> str:
     """
     The sha256, or another digest that `hashlib` has, of a file, in hexadecimal.

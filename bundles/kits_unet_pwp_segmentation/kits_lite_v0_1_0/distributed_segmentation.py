@@ -13,7 +13,7 @@ from monai.config import PathLike
 from .bundles import build_on_meta, open_bundle
 from .distributed import ApartNetwork, PipelinedNetwork, SharedNetwork
 from .errors import InputError, describe_failure
-from .files import check_writable, hash_file
+from .files import hash_file
 from .kits.cases import check_output, find_cases
 from .layer_graph import measure_layers
 from .partitioning import partition
@@ -70,7 +70,6 @@ def segment_apart(
     rank, world = dist.get_rank(), dist.get_world_size()
     cases = agree(lambda: find_cases(source))
     agree(lambda: check_output(output_dir, source, cases))
-    agree(lambda: check_writable(output_dir))
     segmenter, network = agree(lambda: _set_up(bundle, plan, len(cases), options))
     weights = gather(hash_file(open_bundle(bundle).get_parsed_content("weights")))
     agree(lambda: _check_same(weights))

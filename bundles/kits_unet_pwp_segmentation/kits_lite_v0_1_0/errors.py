@@ -59,6 +59,9 @@ def report_input_errors() -> None:
     Make an uncaught `InputError` end the process with its one line instead of a traceback; bugs keep theirs.
 
     MONAI wraps whatever a config component raises in errors of its own, so the cause is searched for.
+
+    Raises:
+        InputError: when `monai.bundle run` was given an override that its configs do not know, see `check_overrides`.
     """
 
     def hook(kind: type[BaseException], error: BaseException, origin: TracebackType | None) -> None:
@@ -69,3 +72,6 @@ def report_input_errors() -> None:
             print(f"error: {input_error}", file=sys.stderr)
 
     sys.excepthook = hook
+    from .overrides import check_overrides  # which raises the error below
+
+    check_overrides(sys.argv)

@@ -1,4 +1,4 @@
-"""Packages of other runtimes, which only some exports and backends need."""
+"""What computes: devices, and the packages of other runtimes, which only some exports and backends need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,23 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from .errors import InputError
+
+
+def check_device(device: str | torch.device) -> str | torch.device:
+    """
+    A device, given back when it is here.
+
+    Raises:
+        InputError: when torch knows no such device, or this machine has none.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"device: expected one that is here, cpu or cuda, found {device}.") from error
+    return device
 
 
 def import_package(name: str) -> ModuleType:

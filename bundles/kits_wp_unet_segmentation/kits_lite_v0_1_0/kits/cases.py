@@ -12,7 +12,7 @@ import numpy as np
 from monai.config import PathLike
 
 from ..errors import InputError
-from ..files import check_apart, replace_file
+from ..files import check_apart, check_writable, replace_file
 from .dicom_series import list_series
 from .itk_images import DICOM_SUFFIXES
 from .volumes import (
@@ -133,16 +133,17 @@ def _warn_of_others(folder: Path, others: Sequence[Path]) -> None:
 
 def check_output(output_dir: PathLike, source: PathLike, cases: Sequence[Mapping[str, str]]) -> None:
     """
-    Refuse an output folder that the cases of a source lie in, before anything is computed, see `check_apart`.
+    Refuse an output folder that the cases of a source lie in, or that takes no files, before anything is computed.
 
     Args:
         source: what `find_cases` found them in.
 
     Raises:
-        InputError: naming the folder.
+        InputError: naming the folder, see `check_apart` and `check_writable`.
     """
     files = [case[key] for case in cases for key in ("image", "label") if key in case]
     check_apart(Path(str(output_dir)), (Path(str(path)) for path in (source, *files)))
+    check_writable(Path(str(output_dir)))
 
 
 def name_case(image: PathLike) -> str:
