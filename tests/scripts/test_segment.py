@@ -138,6 +138,17 @@ def test_a_folder_that_is_no_bundle_is_refused(bundle, cases, run_script, tmp_pa
         run_script("segment", bundle=tmp_path / bundle, input=cases, output=tmp_path / "out")
 
 
+def test_a_hash_in_the_path_of_a_bundle_is_told_and_in_those_of_images_taken(
+    weighted_bundle, cases, run_script, tmp_path
+):
+    odd = shutil.copytree(weighted_bundle, tmp_path / "a#b")
+    with pytest.raises(InputError, match="expected a path without # or ::"):
+        run_script("segment", bundle=odd, input=cases, output=tmp_path / "out")
+    images = cases.rename(tmp_path / "c#d")
+    assert run_script("segment", bundle=weighted_bundle, input=images, output=tmp_path / "e#f") == 0
+    assert len(list((tmp_path / "e#f").iterdir())) == 2
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:77"])
 def test_a_device_that_is_not_here_is_refused(device, weighted_bundle):
     with pytest.raises(InputError, match=f"device: expected one that is here, cpu or cuda, found {device}"):

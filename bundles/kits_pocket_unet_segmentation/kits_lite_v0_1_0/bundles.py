@@ -18,7 +18,7 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
     Parse `inference.json`, or another config, of a bundle folder, whose own package becomes importable.
 
     Raises:
-        InputError: when the folder is no bundle.
+        InputError: when the folder is no bundle, or its path is none that MONAI can take.
     """
     folder = Path(bundle).resolve()
     config_file = folder / f"configs/{config}.json"
@@ -26,6 +26,8 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
         raise InputError(f"{bundle}: expected a bundle folder, found no configs/{config}.json in it.")
     if str(folder) not in sys.path:
         sys.path.insert(1, str(folder))  # where the `_target_`s of its configs are
+    if "#" in str(folder) or "::" in str(folder):
+        raise InputError(f"{folder}: expected a path without # or ::, which MONAI's configs read as a way into them.")
     parser = ConfigParser()
     parser.read_config(config_file)
     parser["bundle_root"] = str(folder)

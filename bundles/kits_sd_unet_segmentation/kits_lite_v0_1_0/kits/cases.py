@@ -28,6 +28,7 @@ from .volumes import (
 IMAGE_STEM = "imaging"
 # KiTS21 has no label but three that were made of several annotators' by vote; its own is that of the majority
 LABEL_STEMS = ("segmentation", "aggregated_maj_seg", "aggregated_and_seg", "aggregated_or_seg")
+HASH_HINT = "; monai.bundle makes :: of a # in a path, and cannot take it"
 # of images that are not read, and are named where they lie beside others
 UNREAD_SUFFIXES = (
     ".dcm",
@@ -68,7 +69,8 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
     if folder.is_file() and folder.name.lower().endswith((*IMAGE_SUFFIXES, ".img", *DICOM_SUFFIXES)):
         return [{"case": name_case(folder), "image": str(folder)}]
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of cases, found none.")
+        hint = HASH_HINT if "::" in str(folder) else ""
+        raise InputError(f"{folder}: expected a folder of cases, found none{hint}.")
     images = sorted(f for f in folder.iterdir() if f.name.lower().endswith(IMAGE_SUFFIXES) and f.name[0] != ".")
     root, case_folders = find_case_folders(folder)
     if case_folders:
@@ -141,6 +143,8 @@ def check_output(output_dir: PathLike, source: PathLike, cases: Sequence[Mapping
     Raises:
         InputError: naming the folder, see `check_apart` and `check_writable`.
     """
+    if "::" in str(output_dir):
+        raise InputError(f"{output_dir}: expected a path without ::, found one{HASH_HINT}.")
     files = [case[key] for case in cases for key in ("image", "label") if key in case]
     check_apart(Path(str(output_dir)), (Path(str(path)) for path in (source, *files)))
     check_writable(Path(str(output_dir)))
