@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import report_input_errors
-from common.zoo.audit import write_audit
+from studies.audit import write_audit
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/audit.md"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError, report_input_errors
-from common.zoo.benchmarks.precision_dice import tabulate_dice
-from common.zoo.benchmarks.speed import measure
-from common.zoo.benchmarks.speed_report import tabulate_ratios, write_speed
-from common.zoo.pages import replace_section
+from studies.precision_dice import tabulate_dice
+from studies.speed import measure
+from studies.speed_report import tabulate_ratios, write_speed
+from zoo.pages import replace_section
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 EXAMPLE = "example: python scripts/benchmark.py --rounds 15 --volume-rounds 3"

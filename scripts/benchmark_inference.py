@@ -21,7 +21,7 @@ KITS_AFFINE = np.array([[0, 0, -0.8, 0], [0, -0.8, 0, 0], [-0.5, 0, 0, 0], [0, 0
 # each runs in a process of its own, whose peak is its own too
 WAYS = {
     "segment.py": """
-from common.segmentation import Segmenter, segment_to_folder
+from common.app.segmenter import Segmenter, segment_to_folder
 seconds = segment_to_folder(Segmenter(bundle), find_cases(dataset_dir)[0], Path(output_dir))
 """,
     "inference.json": """

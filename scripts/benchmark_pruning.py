@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.bundles import open_bundle
-from common.complexity import count_nonzero_parameters, count_parameters
+from common.bundle_folder import open_bundle
+from common.compression.complexity import count_nonzero_parameters, count_parameters
 from common.errors import InputError, report_input_errors
-from common.zoo.benchmarks.pruning_report import measure_series, write_report
-from common.zoo.pruned import Finetuning, Pruning, write_pruned_bundle
+from studies.pruning_report import measure_series, write_report
+from zoo.pruned import Finetuning, Pruning, write_pruned_bundle
 
 EXAMPLE = """example: python scripts/benchmark_pruning.py --bundle trained/kits_wp_unet_segmentation --method magnitude
   --amounts 0.5,0.8,0.9 --dataset_dir kits19 --split_file docs/folds/fold_1.json --finetune-epochs 15 --work pruned"""

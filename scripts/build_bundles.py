@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.zoo.bundling import REMEDY, find_drift, write_bundle
-from common.zoo.variants import VARIANTS
+from zoo.rendering import REMEDY, find_drift, write_bundle
+from zoo.variants import VARIANTS
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 

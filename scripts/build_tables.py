@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import report_input_errors
-from common.zoo.tables import write_tables
+from studies.tables import write_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import report_input_errors
-from common.exporting import FORMATS, export_bundle
-from common.quantization import INT8, check_int8, export_int8
+from common.runtimes.export import FORMATS, export_bundle
+from common.runtimes.quantize import INT8, check_int8, export_int8
 
 EXAMPLE = "example: python scripts/export.py --bundle bundles/kits_unet_pwp_segmentation --format onnx --output ."
 

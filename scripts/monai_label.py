@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import InputError, report_input_errors
-from common.zoo.monai_label.server import ENVIRONMENT, find_port, install, run_server, write_app
+from zoo.label.server import ENVIRONMENT, find_port, install, run_server, write_app
 
 EXAMPLE = """example: python scripts/monai_label.py install
   python scripts/monai_label.py serve --app label --bundles bundles/kits_unet_pwp_segmentation --studies scans"""
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         install(arguments.environment)
         print(arguments.environment)
     elif arguments.command == "check":
-        from common.zoo.monai_label.check import check_bundles  # imports torch, which the others start faster without
+        from zoo.label.check import check_bundles  # imports torch, which the others start faster without
 
         for line in check_bundles(arguments.bundles, arguments.environment):
             print(line, flush=True)

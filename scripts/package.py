@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import InputError, report_input_errors
-from common.zoo.packaging import package_bundles
-from common.zoo.zip_check import check_zip
+from zoo.packaging import package_bundles
+from zoo.zip_check import check_zip
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 

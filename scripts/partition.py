@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common.bundles import build_on_meta, open_bundle
-from common.complexity import count_nonzero_parameters
+from common.bundle_folder import build_on_meta, read_slice_size
+from common.compression.complexity import count_nonzero_parameters
 from common.errors import InputError, report_input_errors
-from common.layer_graph import measure_layers
 from common.networks import LiteUNet, load_weights
-from common.partitioning import MEASURES, RULES, describe_balance, format_table, partition, tabulate
-from common.stages import prune_stages, split_network
+from common.partitioning.algorithms import MEASURES, RULES, describe_balance, format_table, partition, tabulate
+from common.partitioning.layers import measure_layers
+from common.partitioning.sub_models import prune_stages, split_network
 
 EXAMPLE = (
     "example: python scripts/partition.py --bundle bundles/kits_unet_segmentation --rule balanced --max-partitions 4"
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise InputError("signed: expected together with --prune, found no --prune.")
 
     network = build_on_meta(arguments.bundle)
-    input_shape = (1, network.arguments["in_channels"], *open_bundle(arguments.bundle)["spatial_size"])
+    input_shape = (1, network.arguments["in_channels"], *read_slice_size(arguments.bundle))
     layers = measure_layers(network, input_shape)
     measure = arguments.measure or RULES[arguments.rule]
     starts = partition(layers, arguments.rule, arguments.max_partitions, measure, arguments.max_complexity)

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.channel_pruning import IMPORTANCES
+from common.compression.channels import IMPORTANCES
+from common.compression.zeros import METHODS
 from common.errors import InputError, report_input_errors
-from common.pruning import METHODS
-from common.zoo.pruned import Finetuning, PrunedBundle, Pruning, write_pruned_bundle
+from zoo.pruned import Finetuning, PrunedBundle, Pruning, write_pruned_bundle
 
 EXAMPLE = """example: python scripts/prune.py --bundle bundles/kits_unet_segmentation --method channel --amount 0.5
   --output pruned/kits_unet_half_segmentation --finetune-epochs 20 --dataset_dir kits19"""

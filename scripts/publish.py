@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import report_input_errors
-from common.zoo.bundling import BUNDLES, write_bundle
-from common.zoo.publishing import publish
-from common.zoo.variants import BASELINES, VARIANTS
+from studies.publishing import publish
+from zoo.rendering import BUNDLES, write_bundle
+from zoo.variants import BASELINES, VARIANTS
 
 EXAMPLE = "example: python scripts/publish.py --network kits_pocket_unet_segmentation --dataset_dir D --trainings O"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.backends import BACKENDS, PRECISIONS, choose_backend
+from common.app.report import write_index
+from common.app.segmenter import Segmenter, measure_file, segment_to_folder
 from common.errors import report_input_errors, report_warnings, tell_failure
 from common.kits.cases import check_output, find_cases
-from common.kits.html_report import write_index
-from common.segmentation import Segmenter, measure_file, segment_to_folder
+from common.runtimes.run import BACKENDS, PRECISIONS, choose_backend
 
 OPTIONS = ("device", "series", "keep_largest", "backend", "exported", "precision")
 EXAMPLE = "example: python scripts/segment.py --bundle bundles/kits_pocket_unet_segmentation --input scans --output out"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.distributed_segmentation import MODES, Plan, segment_apart
+from common.app.distributed import MODES, Plan, segment_apart
 from common.errors import report_input_errors, report_warnings
-from common.partitioning import MEASURES, RULES
-from common.processes import join_processes
+from common.partitioning.algorithms import MEASURES, RULES
+from common.partitioning.processes import join_processes
 
 EXAMPLE = "example: torchrun --nproc_per_node=2 scripts/segment_distributed.py --bundle B --input scans --output out"
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import report_input_errors
-from common.zoo.protocol import ALL, FOLDS, segment_held_out, train
-from common.zoo.variants import BASELINES, VARIANTS
+from studies.protocol import ALL, FOLDS, segment_held_out, train
+from zoo.variants import BASELINES, VARIANTS
 
 EXAMPLE = "example: python scripts/train.py --network kits_pocket_unet_segmentation --dataset_dir D --output O"
 

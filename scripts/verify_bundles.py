@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common.errors import report_input_errors
-from common.zoo.verification import verify_bundle
+from zoo.verification import verify_bundle
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 EXAMPLE = "example: python scripts/verify_bundles.py bundles/kits_pocket_unet_segmentation --dataset_dir kits19"

@@ -11,12 +11,13 @@ import torch
 from bundle_runs import BUNDLES, POCKET
 from exported_networks import BACKEND_OF, TINY, build
 
-from common.exporting import export_network
 from common.files import hash_file
 from common.kits.phantom import write_phantom_dataset
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
+from common.runtimes.export import export_network
 
+pytest_plugins = ["kits_fixtures", "script_fixtures"]
 ABOUT_WEIGHTS = ("weights", "scores")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import textwrap
@@ -88,8 +89,12 @@ def test_no_error_has_no_input_error():
     assert find_input_error(None) is None
 
 
-def test_the_input_error_of_a_bundle_s_own_copy_is_found_too():
-    bundled = type("InputError", (ValueError,), {})("labels.nii.gz: expected 3 labels, found 7.")
+def test_the_input_error_of_a_bundle_of_another_version_is_found_too():
+    specification = importlib.util.spec_from_file_location("kits_lite_v0_0_1.errors", ROOT / "common/errors.py")
+    copy = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(copy)
+    assert copy.InputError is not InputError
+    bundled = copy.InputError("labels.nii.gz: expected 3 labels, found 7.")
     wrapped = RuntimeError("wrapped")
     wrapped.__cause__ = bundled
     assert find_input_error(wrapped) is bundled

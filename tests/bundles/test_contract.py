@@ -13,11 +13,11 @@ from bundle_runs import BUNDLES, NAMES, SCHEMA
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 from torch import nn
 
-from common.complexity import count_flops, count_nonzero_parameters, count_parameters
+from common.compression.complexity import count_flops, count_nonzero_parameters, count_parameters
 from common.kits.cases import make_split
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
-from common.zoo.bundling import PACKAGE
+from zoo.rendering import PACKAGE
 
 # the config files of a workflow, and what MONAI calls it
 WORKFLOWS = {

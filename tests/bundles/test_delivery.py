@@ -15,11 +15,11 @@ from packaging.utils import canonicalize_name
 
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
-from common.zoo import bundling
-from common.zoo.bundling import PACKAGE, write_bundle
-from common.zoo.packaging import package_bundles
-from common.zoo.variants import VARIANTS
-from common.zoo.zip_check import check_zip
+from zoo import rendering
+from zoo.packaging import package_bundles
+from zoo.rendering import PACKAGE, write_bundle
+from zoo.variants import VARIANTS
+from zoo.zip_check import check_zip
 
 WP = NAMES[1]
 NEXT = f"{PACKAGE}_next"
@@ -97,7 +97,7 @@ def test_a_downloaded_bundle_segments_trains_and_evaluates_from_an_empty_folder(
     run = {"cwd": elsewhere, "dataset_dir": phantoms, "spatial_size": "[32,32]"}
     run_well(bundle, "inference", output_dir=elsewhere / "out", **run)
     assert len(list((elsewhere / "out").glob("*.nii.gz"))) == 4
-    assert "epoch 1/1" in run_well(bundle, "train", epochs=1, **run)
+    assert "epoch 1/1" in run_well(bundle, "train", epochs=1, windows="{'32': 1}", **run)
     assert (bundle / "models/model.pt").read_bytes() != shipped
     run_well(bundle, "train", "evaluate", **run)
     assert json.loads((bundle / "eval/summary.json").read_text())["cases"] == 1
@@ -136,7 +136,7 @@ torch.save({"logits": logits, "classes": [type(network).__module__ for network i
 def versions(tmp_path, copy_bundle, monkeypatch) -> dict[Path, LiteUNet]:
     """Two bundles and the next version of the first, whose code adds 1 to the logits; and the networks inside."""
     current = [copy_bundle(POCKET), copy_bundle(WP)]
-    monkeypatch.setattr(bundling, "PACKAGE", NEXT)
+    monkeypatch.setattr(rendering, "PACKAGE", NEXT)
     later = write_bundle(VARIANTS[-1], tmp_path / "next")
     code = later / NEXT / "networks/lite_unet.py"
     code.write_text(code.read_text().replace("return self.head(", "return 1 + self.head("))

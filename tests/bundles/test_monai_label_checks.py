@@ -16,9 +16,9 @@ from bundle_runs import POCKET, ROOT
 from good_bundle import edit
 
 from common.errors import InputError
-from common.zoo.monai_label import server
-from common.zoo.monai_label.check import compare
-from common.zoo.monai_label.server import install, run_server, write_app
+from zoo.label import server
+from zoo.label.check import compare
+from zoo.label.server import install, run_server, write_app
 
 # in one process, which test_monai_label_server.py shares
 pytestmark = [pytest.mark.xdist_group("monai_label"), pytest.mark.timeout(3600)]

@@ -18,9 +18,9 @@ from bundle_runs import NAMES, POCKET, ROOT, download, serve_files
 from good_bundle import edit
 
 from common.errors import InputError
-from common.zoo.monai_label.check import check_bundles, check_labels, check_log, compare, segment
-from common.zoo.monai_label.server import ENVIRONMENT, ask, infer, install, run_server, train, write_app
-from common.zoo.packaging import package_bundles
+from zoo.label.check import check_bundles, check_labels, check_log, compare, segment
+from zoo.label.server import ENVIRONMENT, ask, infer, install, run_server, train, write_app
+from zoo.packaging import package_bundles
 
 # one process: tests that made the environment at the same time would tread on each other
 pytestmark = [pytest.mark.xdist_group("monai_label"), pytest.mark.timeout(3600)]

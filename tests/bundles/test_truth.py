@@ -6,9 +6,9 @@ import pytest
 from bundle_runs import BUNDLES, NAMES, SLICES, needs_slices
 
 from common.kits.cases import find_cases
-from common.zoo.records import RECORDS, read_record, score_folds
-from common.zoo.variants import BASELINES
-from common.zoo.verification import CHECKS, verify_bundle
+from zoo.records import RECORDS, read_record, score_folds
+from zoo.variants import BASELINES
+from zoo.verification import CHECKS, verify_bundle
 
 DICE = ("Dice of the cross-validation", "Dice of the shipped weights")
 

@@ -23,7 +23,7 @@ from common.kits.readers import CTReader
 
 SHAPE = (24, 24, 10)  # square slices, so that a transposed one would fit
 AXES = ["IPL", "RAS", "LPS", "ASR", "oblique"]
-CONFIG = Path(volumes.__file__).parents[1] / "zoo" / "bundle" / "configs" / "inference.json"
+CONFIG = Path(volumes.__file__).parents[2] / "scripts/zoo/skeleton/configs/inference.json"
 
 
 class Threshold(torch.nn.Module):

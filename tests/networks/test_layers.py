@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.networks import LiteUNet, StdConv2d, fold_weight_standardization, standardize_weight
-from common.zoo.variants import VARIANTS
+from zoo.variants import VARIANTS
 
 SD_UNET = next(variant for variant in VARIANTS if variant.title == "SD-UNet").network
 

@@ -9,9 +9,9 @@ import torch
 from paper_networks import ROWS, UNPRUNED, build, build_on_meta
 from torch import nn
 
-from common.complexity import count_flops, count_parameters
+from common.compression.complexity import count_flops, count_parameters
 from common.networks import LiteUNet, StdConv2d
-from common.zoo.variants import VARIANTS
+from zoo.variants import VARIANTS
 
 # parameters and FLOPs at 1 x 1 x 256 x 256
 PUBLISHED = {

@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_networks import assert_same_state, build, state_of
 
+from common.compression.zeros import prune_by_magnitude
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
-from common.pruning import prune_by_magnitude
 
 # ---- round trip
 

@@ -14,13 +14,13 @@ import torch
 from bundle_runs import POCKET, ROOT, run_bundle, run_well
 from monai.data import load_net_with_metadata
 
-from common.backends import ExportedNetwork
-from common.exporting import FORMATS
 from common.files import hash_file
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
-from common.zoo.bundling import write_bundle
-from common.zoo.variants import VARIANTS
+from common.runtimes.export import FORMATS
+from common.runtimes.run import ExportedNetwork
+from zoo.rendering import write_bundle
+from zoo.variants import VARIANTS
 
 SMALL = {"spatial_size": "[48,48]"}
 OVERLAYS = {"onnx": "onnxruntime", "openvino": "openvino"}

@@ -8,11 +8,11 @@ import pytest
 import torch
 from bundle_runs import BUNDLES
 
-from common.complexity import count_nonzero_parameters
+from common.compression.complexity import count_nonzero_parameters
+from common.compression.zeros import prune_by_sigma
 from common.errors import InputError
 from common.networks import LiteUNet
 from common.networks.weights import load_weights
-from common.pruning import prune_by_sigma
 
 UNET = BUNDLES / "kits_unet_segmentation"
 

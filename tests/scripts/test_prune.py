@@ -12,11 +12,11 @@ import torch
 from bundle_runs import BUNDLES, SCHEMA, load_script, read_network, run_well
 from monai.bundle import verify_metadata, verify_net_in_out
 
-from common.complexity import count_flops, count_nonzero_parameters, count_parameters
+from common.compression.complexity import count_flops, count_nonzero_parameters, count_parameters
+from common.compression.zeros import measure_sparsity
 from common.errors import find_input_error
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
-from common.pruning import measure_sparsity
 
 SD_UNET = "kits_sd_unet_segmentation"
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from bundle_runs import ROOT, read, run_well
 
+from common.app.segmenter import Segmenter, keep_largest_components, measure_file
 from common.errors import InputError, find_input_error
-from common.segmentation import Segmenter, keep_largest_components, measure_file
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ import pytest
 from apart_runs import SCRIPT, start_apart
 from bundle_runs import SLICES, needs_slices
 
+from common.app.segmenter import Segmenter, segment_to_folder
 from common.errors import InputError
 from common.kits.cases import find_cases
-from common.segmentation import Segmenter, segment_to_folder
 
 TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 

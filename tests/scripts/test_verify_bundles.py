@@ -9,7 +9,7 @@ import pytest
 from bundle_runs import POCKET, load_script
 
 from common.errors import InputError
-from common.zoo.verification import CHECKS
+from zoo.verification import CHECKS
 
 MISSING = "models/model.pt: expected a file, found none"
 

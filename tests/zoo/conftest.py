@@ -9,7 +9,7 @@ import pytest
 from bundle_runs import POCKET
 from good_bundle import write_good_bundle
 
-from common.zoo.packaging import package_bundles
+from zoo.packaging import package_bundles
 
 
 @pytest.fixture(scope="session")

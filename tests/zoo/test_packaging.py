@@ -19,9 +19,9 @@ from monai.bundle import get_bundle_info, get_bundle_versions
 
 from common import __version__
 from common.errors import InputError
-from common.zoo import packaging
-from common.zoo.bundling import PACKAGE
-from common.zoo.packaging import package_bundles
+from zoo import packaging
+from zoo.packaging import package_bundles
+from zoo.rendering import PACKAGE
 
 FILES = {f"{STEM}.zip", "model_info.json", "catalog.json", "SHA256SUMS"}
 

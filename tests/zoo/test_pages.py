@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from common.errors import InputError
-from common.zoo.pages import format_markdown_table, replace_section
+from zoo.pages import format_markdown_table, replace_section
 
 PAGE = "before\n<!-- numbers -->\nold\nlines\n<!-- /numbers -->\nafter\n"
 

@@ -9,9 +9,9 @@ import pytest
 from good_bundle import DICE, FAST, INFERENCE, LABELS, METADATA, README, SCORE, SWAPPED, WEIGHTS, find_problems
 
 from common.errors import InputError
-from common.zoo.bundling import PACKAGE
-from common.zoo.verification import CHECKS, verify_bundle
-from common.zoo.verification.bundle import FILES
+from zoo.rendering import PACKAGE
+from zoo.verification import CHECKS, verify_bundle
+from zoo.verification.bundle import FILES
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from good_bundle import DICE, LABELS, METADATA, SWAPPED, edit, find_problems
 
-from common.zoo.verification import verify_bundle
+from zoo.verification import verify_bundle
 
 
 def set_io(side: str, name: str, **values: object) -> Callable[[dict], object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from good_bundle import README, find_problems
 
-from common.zoo.verification.label_order import find_listings
+from zoo.verification.label_order import find_listings
 
 RUN = "python -m monai.bundle"
 

@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 from common.files import hash_file
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import read_weights, save_weights
-from common.zoo.verification import CHECKS, verify_bundle
+from zoo.verification import CHECKS, verify_bundle
 
 FOLD_DICE = DICE[0]
 

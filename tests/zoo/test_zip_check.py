@@ -16,8 +16,8 @@ from bundle_runs import POCKET, STEM
 from common import __version__
 from common.errors import InputError
 from common.files import hash_file
-from common.zoo import zip_check
-from common.zoo.zip_check import check_zip
+from zoo import zip_check
+from zoo.zip_check import check_zip
 
 
 def test_a_release_checks_alone_beside_its_sums_and_under_the_name_that_monai_saves_it_by(release, tmp_path):

@@ -11,12 +11,14 @@ from types import TracebackType
 class InputError(ValueError):
     """Something the user gave is wrong: the message names the file, key or argument, what was expected and found."""
 
+    is_input_error = True
+
 
 def find_input_error(error: BaseException | None) -> BaseException | None:
     """The `InputError` that an exception is, or was raised from; None for a bug of ours."""
     while error is not None:
-        # by name: every bundle brings its own copy of the class
-        if any(kind.__name__ == InputError.__name__ for kind in type(error).__mro__):
+        # a mark, for a bundle of another version brings a class of its own
+        if getattr(error, "is_input_error", False):
             return error
         error = error.__cause__ or error.__context__
     return None

@@ -18,10 +18,9 @@ from monai.utils import ImageMetaKey
 
 from ..errors import InputError, describe_failure
 from ..files import replace_file
-from ..processes import is_loss
 from .cases import name_case
 from .metrics import PROTOCOLS
-from .report import draw_overlay
+from .overlay import draw_overlay
 from .scores import describe_summary, score_label_maps, summarize_cases, write_table
 
 logger = logging.getLogger(__name__)
@@ -63,8 +62,6 @@ class CaseEvaluator(SupervisedEvaluator):
                 return super()._iteration(engine, batchdata)
             failure = batchdata[FAILURE][0]
         except Exception as error:
-            if is_loss(error):
-                raise
             logger.debug("", exc_info=True)
             failure = describe_failure(name_case(batchdata["image"].meta[ImageMetaKey.FILENAME_OR_OBJ][0]), error)
         logger.error(f"failed: {failure}")

@@ -12,6 +12,7 @@ from monai.config import PathLike
 from monai.data import NibabelReader
 from monai.utils import ensure_tuple
 
+from .preprocessing import HU_WINDOW, check_window
 from .volumes import describe_range_problem, open_volume, read_ct, read_label
 
 HEADER = "nifti_header"
@@ -29,11 +30,13 @@ class CTReader(NibabelReader):
 
     Args:
         series: DICOM series to read, see `open_with_itk`.
+        hu_window: what 0 and 255 stand for, see `read_ct`.
     """
 
-    def __init__(self, series: str | None = None) -> None:
+    def __init__(self, series: str | None = None, hu_window: Sequence[float] = HU_WINDOW) -> None:
         super().__init__()
         self.series = series
+        self.hu_window = check_window(hu_window)
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         return True
@@ -52,7 +55,7 @@ class CTReader(NibabelReader):
         return super()._get_meta_dict(img) | {HEADER: header}
 
     def _get_array_data(self, img: nib.Nifti1Image, filename: PathLike) -> np.ndarray:
-        windowed, values = read_ct(img)
+        windowed, values = read_ct(img, self.hu_window)
         problem = describe_range_problem(*values)
         if problem:
             warnings.warn(f"{filename}: {problem}.", stacklevel=2)

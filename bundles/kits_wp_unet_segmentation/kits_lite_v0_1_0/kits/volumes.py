@@ -1,15 +1,14 @@
 """
 Volumes on disk: read in one streamed pass, written in one piece.
 
-A CT volume is read as uint8: Hounsfield units clipped to the window [0, 255] and rounded, which is WP-UNet's own
-preprocessing once divided by 255. One byte a voxel, read slab by slab, keeps a 1059 x 512 x 512 scan at 0.3 GB even
-where the file holds float64.
+A CT volume is read as uint8, a window of Hounsfield units stretched over 0 to 255 (`preprocessing.window_hu`). One byte
+a voxel, read slab by slab, keeps a 1059 x 512 x 512 scan at 0.3 GB even where the file holds float64.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,8 +22,8 @@ from nibabel.spatialimages import HeaderDataError
 from ..errors import InputError
 from .dicom_series import choose_series
 from .itk_images import DICOM_SUFFIXES, ITK_SUFFIXES, open_with_itk
+from .preprocessing import HU_WINDOW, check_window, window_hu
 
-WINDOW_HU = (0, 255)
 LABELS = {"background": 0, "kidney": 1, "tumor": 2}
 CYST = 3
 ORTHOGONALITY = 0.01  # largest cosine between two axes
@@ -160,16 +159,17 @@ def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
         ) from error
 
 
-def read_ct(image: nib.Nifti1Image) -> tuple[np.ndarray, tuple[float, float]]:
+def read_ct(image: nib.Nifti1Image, hu_window: Sequence[float] = HU_WINDOW) -> tuple[np.ndarray, tuple[float, float]]:
     """
-    Read a CT volume through the HU window.
+    Read a CT volume through an HU window, see `window_hu`.
 
     Returns:
         uint8 array of the image's shape, in file order; (lowest, highest) HU before windowing.
 
     Raises:
-        InputError: when the file is damaged or holds NaN or infinity.
+        InputError: when the file is damaged or holds NaN or infinity, or the window is none.
     """
+    hu_window = check_window(hu_window)
     windowed = np.empty(image.shape, np.uint8, order="F")
     lowest, highest = np.inf, -np.inf
     for where, slab in iterate_slabs(image):
@@ -177,7 +177,7 @@ def read_ct(image: nib.Nifti1Image) -> tuple[np.ndarray, tuple[float, float]]:
         if not np.isfinite([low, high]).all():
             raise InputError(f"{image.get_filename()}: expected finite Hounsfield units, found NaN or infinity.")
         lowest, highest = min(lowest, low), max(highest, high)
-        windowed[..., where] = np.rint(np.clip(slab, *WINDOW_HU))
+        windowed[..., where] = window_hu(slab, hu_window)
     return windowed, (lowest, highest)
 
 
@@ -228,7 +228,7 @@ def describe_range_problem(lowest: float, highest: float) -> str:
     found = f"found values from {lowest:g} to {highest:g}"
     if highest - lowest < NARROWEST_HU:
         return f"expected Hounsfield units, {found}: constant, normalized or standardized"
-    if lowest >= 0 and highest > WINDOW_HU[1]:
+    if lowest >= 0 and highest > 255:
         return f"expected Hounsfield units with air below 0, {found}: MR, PET, or CT without its rescale intercept"
     if lowest < -32768 or highest > 65535:
         return f"expected Hounsfield units, {found}"

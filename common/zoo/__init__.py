@@ -1,1 +1,0 @@
-"""Writes the bundle folders and checks them; never ships."""

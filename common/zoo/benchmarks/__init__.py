@@ -1,1 +1,0 @@
-"""How fast the networks are: alone, split over processes, and pruned."""

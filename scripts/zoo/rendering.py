@@ -1,0 +1,245 @@
+"""
+Bundle folders: rendered from the skeleton and a variant, written, compared.
+
+The skeleton `scripts/zoo/skeleton/` is itself a bundle, of the default network, whose `_target_`s name `common`. A
+rendered bundle names the version-stamped copy of the package that it carries: two bundles that shared an unversioned
+name would swap code in one process.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from common import __version__
+from common.bundle_folder import PACKAGE
+from common.compression.complexity import count_nonzero_parameters, count_parameters, measure_complexity
+from common.files import hash_file, replace_file
+from common.networks import LiteUNet, load_weights
+
+from .records import read_record
+from .variants import VARIANTS, Variant
+
+REPOSITORY = Path(__file__).parents[2]
+SOURCE = REPOSITORY / "common"
+SKELETON = Path(__file__).parent / "skeleton"
+VERSION_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
+REQUIRED_PACKAGES = (
+    "nibabel",
+    "pytorch-ignite",
+    "scipy",
+    "itk",
+    "pydicom",
+    "matplotlib",
+    "pillow",
+    "kornia",
+    "contourpy",
+    "jinja2",
+    "tensorboard",
+    "filelock",
+    "fire",
+    "torch-pruning",
+)
+# of the overlays inference_onnx.json and inference_openvino.json
+OPTIONAL_PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
+REMEDY = "bundles differ from common/; remedy: python scripts/build_bundles.py"
+BUNDLES = REPOSITORY / "bundles"
+NO_WEIGHTS = "This version ships without weights: train it first."
+# in the README of a bundle whose network has lost channels
+DENSE_FIRST = """
+Its dense network comes first, trained here as below, or `models/model.pt` of the U-Net's bundle:
+
+    python -m monai.bundle run --config_file configs/train.json --dataset_dir data --ckpt_dir models/dense \\
+        --network_def#channels "{channels}"
+"""
+# what runs leave in a bundle folder, beside what is rendered
+NOT_RENDERED = ("models", "eval")
+
+
+def render(variant: Variant) -> dict[str, bytes]:
+    """Every file of a bundle, by its path inside the folder."""
+    files = {}
+    for path in _list_files(SKELETON):
+        files[str(path.relative_to(SKELETON))] = path.read_bytes()
+    for path in _list_files(SOURCE):
+        files[f"{PACKAGE}/{path.relative_to(SOURCE)}"] = path.read_bytes()
+
+    metadata = render_metadata(variant)
+    differing = {"configs/train.json": variant.training, "configs/prune.json": variant.pruning}
+    for name, content in files.items():
+        if name.startswith("configs/") and name.endswith(".json"):
+            config = metadata if name == "configs/metadata.json" else json.loads(content)
+            if "network_def" in config:
+                config["network_def"] |= variant.network
+            config |= differing.get(name, {})
+            files[name] = (json.dumps(_stamp_targets(config), indent=4) + "\n").encode()
+    values = {
+        "name": variant.name,
+        "title": variant.title,
+        "summary": variant.summary,
+        "weights": describe_weights(metadata),
+        "reference": variant.reference,
+        "parameters": f"{metadata['complexity']['parameters']:,}",
+        "flops": f"{metadata['complexity']['flops']:,}",
+        **{package: f"{package}=={_installed(package)}" for package in OPTIONAL_PACKAGES},
+        "epochs": json.loads(files["configs/train.json"])["epochs"],
+        "dense_first": DENSE_FIRST.format(**variant.original) if variant.original else "",
+    }
+    files["docs/requirements.txt"] = render_requirements(metadata).encode()
+    files["docs/README.md"] = Template(files["docs/README.md"].decode()).substitute(values).encode()
+    return files
+
+
+def render_metadata(variant: Variant) -> dict[str, Any]:
+    """The content of `metadata.json`: what the variant says and what its network counts."""
+    metadata = json.loads((SKELETON / "configs/metadata.json").read_text())
+    image = metadata["network_data_format"]["inputs"]["image"]
+    input_shape = (1, image["num_channels"], *image["spatial_shape"])
+    metadata |= {key: _installed(package) for key, package in VERSION_KEYS.items()}
+    metadata |= {
+        "version": __version__,
+        "name": variant.title,
+        "required_packages_version": {package: _installed(package) for package in REQUIRED_PACKAGES},
+        "optional_packages_version": {package: _installed(package) for package in OPTIONAL_PACKAGES},
+        "description": f"{variant.title}: {variant.summary}. Segments kidney and kidney tumour in axial CT slices.",
+        "references": [variant.reference, *metadata["references"]],
+    }
+    network = LiteUNet(**variant.network)
+    metadata["complexity"] |= {"input_shape": list(input_shape), **count_complexity(network, input_shape)}
+    if record := read_record(variant.name):
+        weights = BUNDLES / variant.name / "models/model.pt"
+        metadata["complexity"] |= count_zeros(load_weights(network, weights))
+        metadata |= {"weights": render_weights(weights, record), **render_scores(variant, record)}
+    if variant.original:
+        original = LiteUNet(**variant.network | variant.original)
+        metadata["complexity"]["original"] = {**variant.original, **count_complexity(original, input_shape)}
+    return metadata
+
+
+def render_requirements(metadata: Mapping[str, Any]) -> str:
+    """What pip installs for a bundle on its own; torch first, so that nothing pulls another."""
+    pins = {package: metadata[key] for key, package in VERSION_KEYS.items()}
+    pins = {"torch": pins.pop("torch"), **pins}
+    return "".join(f"{name}=={pin}\n" for name, pin in (pins | metadata["required_packages_version"]).items())
+
+
+def count_complexity(network: LiteUNet, input_shape: Sequence[int]) -> dict[str, int]:
+    """Parameters and FLOPs as `metadata.json` names them."""
+    complexity = measure_complexity(network, input_shape)
+    return {"parameters": complexity.parameters, "flops": complexity.flops}
+
+
+def count_zeros(network: LiteUNet) -> dict[str, float]:
+    """Non-zero parameters, and the share of zeros among all parameters, as `metadata.json` names them."""
+    parameters, nonzero = count_parameters(network), count_nonzero_parameters(network)
+    return {"nonzero_parameters": nonzero, "sparsity": round(1 - nonzero / parameters, 6)}
+
+
+def render_weights(weights: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `metadata.json` says of the file of weights."""
+    return {
+        "file": "models/model.pt",
+        "bytes": weights.stat().st_size,
+        "sha256": hash_file(weights),
+        "license": "CC BY-NC-SA 4.0",
+        "trained_on": record["trained_on"],
+    }
+
+
+def render_scores(variant: Variant, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `metadata.json` says of Dice, and how it is computed anew; empty where it was not measured."""
+    if "cross_validation" not in record:
+        return {}
+    verify = f"python scripts/verify_bundles.py bundles/{variant.name} --dataset_dir kits19-slices"
+    predictions = f"docs/cross_validation/{variant.name}"
+    return {
+        "scores": {
+            "data": "kits19-slices: 66 slices of 28 KiTS19 cases, chosen where there is kidney or tumour",
+            "metric": "Dice pooled over all pixels of all slices, on the slices' own grid",
+            "protocol": "docs/protocol.md",
+            "cross_validation": record["cross_validation"] | {"predictions": predictions, "command": verify},
+            "shipped_weights": record["shipped_weights"] | {"command": verify},
+        }
+    }
+
+
+def describe_weights(metadata: Mapping[str, Any]) -> str:
+    """What the README says about `models/model.pt`."""
+    if "weights" not in metadata:
+        return NO_WEIGHTS
+    complexity = metadata["complexity"]
+    text = (
+        f"Weights: trained on {metadata['weights']['trained_on']}; {complexity['nonzero_parameters']:,} of the"
+        f" {complexity['parameters']:,} parameters are not zero."
+    )
+    if "scores" in metadata:
+        held_out = metadata["scores"]["cross_validation"]
+        pooled, mean = (
+            f"{scores['kidney_and_tumor']:.3f} for kidney and tumour, {scores['tumor']:.3f} for tumour"
+            for scores in (held_out, held_out["per_case"])
+        )
+        text += (
+            f" Dice on kits19-slices of {held_out['cases']} held-out cases in {len(held_out['folds'])} folds, the first"
+            f" of which settings were chosen on: {pooled}, pooled; {mean}, mean of the cases."
+        )
+    return text
+
+
+def write_bundle(variant: Variant, bundles_dir: Path) -> Path:
+    """Write a bundle's folder, leaving its weights and the output of runs, and remove what no longer belongs to it."""
+    bundle_dir = bundles_dir / variant.name
+    files = render(variant)
+    for name, content in files.items():
+        with replace_file(bundle_dir / name) as temporary:
+            temporary.write_bytes(content)
+    for name in _find_foreign(bundle_dir, files):
+        (bundle_dir / name).unlink()
+    for folder in bundle_dir.glob("kits_lite_v*"):
+        if folder.name != PACKAGE:
+            shutil.rmtree(folder)
+    return bundle_dir
+
+
+def find_drift(bundles_dir: Path) -> list[str]:
+    """One line for every file in which the bundle folders differ from what would be rendered now."""
+    problems = []
+    for variant in VARIANTS:
+        bundle_dir = bundles_dir / variant.name
+        files = render(variant)
+        for name, content in files.items():
+            path = bundle_dir / name
+            if not path.is_file():
+                problems.append(f"{variant.name}/{name}: missing")
+            elif path.read_bytes() != content:
+                problems.append(f"{variant.name}/{name}: differs")
+        problems += [f"{variant.name}/{name}: not rendered" for name in _find_foreign(bundle_dir, files)]
+    return problems
+
+
+def _find_foreign(bundle_dir: Path, files: dict[str, bytes]) -> list[str]:
+    names = [str(path.relative_to(bundle_dir)) for path in _list_files(bundle_dir)]
+    return [name for name in names if name not in files and Path(name).parts[0] not in NOT_RENDERED]
+
+
+def _list_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+
+
+def _stamp_targets(config: Any, key: str = "") -> Any:
+    """A copy of a config in which every dotted name of `common` is the shipped copy's."""
+    if isinstance(config, dict):
+        return {k: _stamp_targets(v, k) for k, v in config.items()}
+    if isinstance(config, list):
+        return [_stamp_targets(v) for v in config]
+    if key in ("_target_", "writer") and str(config).startswith(f"{SOURCE.name}."):
+        return PACKAGE + config[len(SOURCE.name) :]
+    return config
+
+
+def _installed(package: str) -> str:
+    return version(package).split("+")[0]

@@ -1,0 +1,147 @@
+"""The five networks on one screen, and the papers' ablations: rows of `LiteUNet` arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# Keras BatchNorm's momentum 0.99 is torch's 0.01
+BATCH_NORM = ["batch", {"momentum": 0.01, "eps": 0.001}]
+GROUP_NORM = ["group", {"num_groups": 32}]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    One bundle: its folder name, how people call the network, and what differs from the skeleton.
+
+    Args:
+        network: arguments of `LiteUNet`, JSON-able; with a `_target_`, of another class.
+        training: values of `train.json` that differ.
+        pruning: values of `prune.json` that differ.
+        original: arguments that differ in the network before its channels were pruned; empty where none were.
+        stages: of its training by the protocol, see `studies.protocol`.
+        pruned_from: bundle with whose weights its training begins.
+    """
+
+    name: str
+    title: str
+    summary: str
+    reference: str
+    network: dict[str, Any]
+    training: dict[str, Any] = field(default_factory=dict)
+    pruning: dict[str, Any] = field(default_factory=dict)
+    original: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[str, ...] = ("coarse", "fine")
+    pruned_from: str = ""
+
+
+VARIANTS = (
+    Variant(
+        name="kits_unet_segmentation",
+        title="UNet",
+        summary="the dense U-Net, the baseline that the others are measured against",
+        reference="Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015, arXiv:1505.04597",
+        network={"channels": [64, 128, 256, 512, 1024]},
+        training={"learning_rate": 0.001},
+        stages=("coarse", "gentle"),
+    ),
+    Variant(
+        name="kits_wp_unet_segmentation",
+        title="WP-UNet",
+        summary="depthwise-separable convolutions, batch normalization and half the width",
+        reference="Rao et al., Weight pruning-UNet: Weight pruning UNet with depth-wise separable convolutions for semantic segmentation of kidney tumors, Journal of Medical Signals and Sensors 2022, 12(2), 108-113, doi:10.4103/jmss.jmss_108_21",
+        network={
+            "channels": [32, 64, 128, 256, 512],
+            "num_convs": [1, 2, 2, 2, 1],
+            "separable": True,
+            "norm": BATCH_NORM,
+            "norm_bottleneck": False,
+            "dropout": 0.5,
+        },
+        training={"learning_rate": 0.003},
+        stages=("coarse", "sparse"),
+    ),
+    Variant(
+        name="kits_sd_unet_segmentation",
+        title="SD-UNet",
+        summary="depthwise-separable convolutions with weight standardization, and group normalization",
+        reference="Gadosey et al., SD-UNet: Stripping down U-Net for Segmentation of Biomedical Images on Platforms with Low Computational Budgets, Diagnostics 2020, 10(2), 110, doi:10.3390/diagnostics10020110",
+        network={
+            "channels": [64, 128, 256, 512, 1024],
+            "num_convs": [1, 2, 2, 2, 2],
+            "separable": True,
+            "weight_standardization": True,
+            "norm": GROUP_NORM,
+            "dropout": 0.5,
+            "upsample": "nearest",
+            "refine": True,
+        },
+        training={"learning_rate": 0.01},
+        stages=("slow", "gentle", "long_gentle"),
+    ),
+    Variant(
+        name="kits_unet_pwp_segmentation",
+        title="UNet-PWP",
+        summary="the dense U-Net with a quarter of its channels left and weights below a threshold zeroed (Algorithm II)",
+        reference="Rao et al., Optimizing Inference Distribution for Efficient Kidney Tumor Segmentation Using a UNet-PWP Deep-Learning Model with XAI on CT Scan Images, Diagnostics 2023, 13(20), 3244, doi:10.3390/diagnostics13203244",
+        network={"channels": [16, 32, 64, 128, 256]},
+        training={"learning_rate": 0.003},
+        pruning={
+            "pretrained": "$@bundle_root + '/models/dense/model.pt'",
+            "method": "sigma",
+            "importance": "taylor",
+        },
+        original={"channels": [64, 128, 256, 512, 1024]},
+        stages=("narrow", "long_sparse"),
+        pruned_from="kits_unet_segmentation",
+    ),
+    Variant(
+        name="kits_pocket_unet_segmentation",
+        title="Pocket U-Net",
+        summary="the U-Net with 16 channels on every level",
+        reference="Celaya et al., PocketNet: A Smaller Neural Network for Medical Image Analysis, IEEE Transactions on Medical Imaging 2023, 42(4), 1172-1184, arXiv:2104.10745",
+        network={"channels": [16, 16, 16, 16, 16]},
+        training={"learning_rate": 0.003},
+        stages=("coarse", "long"),
+    ),
+)
+
+# public networks trained by the same protocol to compare with; no bundles
+BASELINES = (
+    Variant(
+        name="basic_unet",
+        title="MONAI BasicUNet",
+        summary="the 2-D U-Net of MONAI with its default widths",
+        reference="https://docs.monai.io/en/stable/networks.html#basicunet",
+        network={"_target_": "BasicUNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 3},
+        training={"learning_rate": 0.003},
+    ),
+    Variant(
+        name="dyn_unet",
+        title="MONAI DynUNet",
+        summary="MONAI's DynUNet as nnU-Net plans it for 256 x 256: seven levels, 32 to 512 channels, instance normalization",
+        reference="Isensee et al., nnU-Net, Nature Methods 2021, doi:10.1038/s41592-020-01008-z",
+        network={
+            "_target_": "DynUNet",
+            "spatial_dims": 2,
+            "in_channels": 1,
+            "out_channels": 3,
+            "kernel_size": [3] * 7,
+            "strides": [1] + [2] * 6,
+            "upsample_kernel_size": [2] * 6,
+            "filters": [32, 64, 128, 256, 512, 512, 512],
+        },
+        training={"learning_rate": 0.001},
+        stages=("coarse", "gentle"),
+    ),
+)
+
+# rows of the papers' tables that are no bundles
+ABLATIONS = {
+    "U-Net (depthwise + BN)": {"separable": True, "norm": BATCH_NORM},
+    "U-Net (depthwise + GN)": {"separable": True, "norm": GROUP_NORM},
+    "U-Net (GN)": {"norm": GROUP_NORM},
+    "SD-UNet with BN": {**VARIANTS[2].network, "norm": BATCH_NORM},
+}
+TITLES = {row.name: row.title for row in (*VARIANTS, *BASELINES)}
