@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = find_cases(arguments.input)
     unlabelled = [case for case in cases if "label" not in case]
     problems = []
-    for case in tqdm(cases, unit="case"):
+    for case in tqdm(cases, unit="case", disable=None):
         try:
             read_case(case) if "label" in case else read_image(case)
         except Exception as error:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairs, problems = pair_label_maps(arguments.labels, arguments.predictions)
     check_output_file(arguments.output, [arguments.labels, arguments.predictions, *sum(pairs.values(), ())])
     scored = []
-    for case, paths in tqdm(pairs.items(), unit="case"):
+    for case, paths in tqdm(pairs.items(), unit="case", disable=None):
         try:
             scored.append(score_files(case, *paths, protocol))
         except Exception as error:

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_output(arguments.output, arguments.input, cases)
     segmenter = Segmenter(arguments.bundle, **{name: getattr(arguments, name) for name in OPTIONS})
     rows, problems = [], []
-    for case in tqdm(cases, unit="case"):
+    for case in tqdm(cases, unit="case", disable=None):
         name = case["case"]
         try:
             segment_to_folder(segmenter, case, arguments.output, arguments.report)

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = Plan(**{name: getattr(arguments, name) for name in Plan.__dataclass_fields__})
     options = {"keep_largest": arguments.keep_largest, "series": arguments.series}
     with join_processes(arguments.output) as (rank, _):
-        progress = iter if rank else lambda cases: tqdm(cases, unit="case")
+        progress = iter if rank else lambda cases: tqdm(cases, unit="case", disable=None)
         count, problems = segment_apart(arguments.bundle, arguments.input, arguments.output, plan, progress, **options)
     if rank == 0:
         print(f"{count - len(problems)} of {count} cases segmented to {arguments.output}")

@@ -56,7 +56,7 @@ def open_nifti(path: PathLike) -> nib.Nifti1Image:
         ) from error
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{path}: expected a NIfTI image, found {type(image).__name__}, which has no orientation.")
-    if image.shape[3:] == (1,) * (image.ndim - 3):  # FSL and SPM write an axis of time, of one point
+    if image.ndim > 3 and set(image.shape[3:]) == {1}:  # FSL and SPM write an axis of time, of one point
         image = type(image)(
             image.dataobj.reshape(image.shape[:3]), image.affine, image.header, image.extra, image.file_map
         )
