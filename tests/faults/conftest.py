@@ -12,14 +12,15 @@ COMMANDS = ("segment", "check_data", "score", "inference.json")
 HEAD = """# Reliability: what was tried, and what was lost
 
 `make faults` makes of one small CT what scanners, archives, converters and broken downloads make of theirs, feeds every
-command with it, and writes this page. An input is *right* where the mask is the clean CT's, voxel by voxel in the patient;
-*told* where it ends in one line that names it and the cause; read *with a warning* where its values are not those of a CT;
-and *lost* where anything else happened: a traceback, a mask beside the image, half a file, a changed input.
+command with it, and writes this page. An input is *right* where the mask is the clean CT's, voxel by voxel in the
+patient, and *told* where it ends in one line that names it and the cause. It is read *with a warning* where its values are
+not those of a CT, or its header does not say how the patient lies. It is *lost* where anything else happened: a
+traceback, a mask beside the image, half a file, a changed input.
 
 | family | inputs | right | with a warning | told | lost |
 | --- | --: | --: | --: | --: | --: |
 """
-TAIL = "\nEvery input went through {}; random volumes of the property tests are not counted here.\n"
+TAIL = "\nEvery input went through {}. Random volumes of the property tests are not counted.\n"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
