@@ -12,10 +12,12 @@ COMMANDS = ("segment", "check_data", "score", "inference.json")
 HEAD = """# Reliability: what was tried, and what was lost
 
 `make faults` makes of one small CT what scanners, archives, converters and broken downloads make of theirs, feeds every
-command with it, and writes this page. An input is *right* where the mask is the clean CT's, voxel by voxel in the
-patient, and *told* where it ends in one line that names it and the cause. It is read *with a warning* where its values are
-not those of a CT, or its header does not say how the patient lies. It is *lost* where anything else happened: a
-traceback, a mask beside the image, half a file, a changed input.
+command with it, and writes this page.
+
+- *right*: the mask is the clean CT's, voxel by voxel in the patient.
+- *with a warning*: values that are not those of a CT, or a header that does not say how the patient lies.
+- *told*: one line that names the input and the cause, exit code 1, and no file.
+- *lost*: anything else: a traceback, a mask beside the image, half a file, a changed input.
 
 | family | inputs | right | with a warning | told | lost |
 | --- | --: | --: | --: | --: | --: |
