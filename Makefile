@@ -1,6 +1,7 @@
 # make demo             train, score and segment with Pocket U-Net on synthetic CT (DATA=folder: on KiTS cases)
 # make test             all tests but the slow ones
 # make slow             the slow ones: whole deliveries, a real MONAI Label server in an environment of its own
+# make faults           hostile inputs and random ones through every command; writes docs/reliability.md
 # make bundles          write bundles/ anew from common/
 PYTHON ?= python3.11
 BIN := $(CURDIR)/.venv/bin
@@ -29,7 +30,7 @@ endif
 RUN = cd $(BUNDLE) && $(BIN)/python -W ignore -m monai.bundle run
 TO := --dataset_dir $(DEMO_DATA) --output_dir $(DEMO_OUT) $(SIZE)
 
-.PHONY: demo test slow bundles clean
+.PHONY: demo test slow faults bundles clean
 demo: $(READY)
 ifndef DATA
 	$(BIN)/python scripts/make_phantoms.py --output $(DEMO_DATA) --count 10
@@ -49,10 +50,13 @@ endif
 test: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python scripts/build_bundles.py --check
-	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) --durations 10
+	$(BIN)/python -m pytest -m "not slow and not faults" $(PARALLEL) --durations 10
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow $(PARALLEL) --durations 25
+	$(BIN)/python -m pytest -m "slow and not faults" $(PARALLEL) --durations 25
+
+faults: $(READY)
+	$(BIN)/python -m pytest tests/faults $(PARALLEL) --write-reliability
 
 bundles: $(READY)
 	$(BIN)/python scripts/build_bundles.py

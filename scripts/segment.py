@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from tqdm import tqdm
 
 from common.app.report import write_index
 from common.app.segmenter import Segmenter, measure_file, segment_to_folder
-from common.errors import find_input_error, report_input_errors
-from common.files import check_writable
+from common.errors import report_input_errors, report_warnings, tell_failure
 from common.kits.cases import check_output, find_cases
 from common.runtimes.run import BACKENDS, PRECISIONS, choose_backend
 
@@ -37,31 +35,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--precision", default="f32", help=f"{' or '.join(PRECISIONS)}, of backend openvino, where not int8"
     )
     parser.add_argument("--series", help="UID of the DICOM series, where the folder holds several")
+    parser.add_argument("--debug", action="store_true", help="print where every error came from")
     arguments = parser.parse_args(arguments)
     report_input_errors()
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    report_warnings()
 
     arguments.backend = arguments.backend or choose_backend(arguments.device, arguments.exported)
     cases = find_cases(arguments.input)
     check_output(arguments.output, arguments.input, cases)
     segmenter = Segmenter(arguments.bundle, **{name: getattr(arguments, name) for name in OPTIONS})
-    check_writable(arguments.output)  # before the first case is computed
     rows, problems = [], []
-    for case in tqdm(cases, unit="case"):
+    for case in tqdm(cases, unit="case", disable=None):
+        name = case["case"]
         try:
             segment_to_folder(segmenter, case, arguments.output, arguments.report)
+            measures = measure_file(arguments.output / f"{name}.nii.gz")
         except Exception as error:
-            input_error = find_input_error(error)
-            if input_error is None:
-                raise
-            problems.append(f"error: {input_error}")
-            continue
-        name = case["case"]
-        rows.append({"case": name, "report": f"{name}.html", **measure_file(arguments.output / f"{name}.nii.gz")})
+            problems.append(tell_failure(name, error, arguments.debug))
+        else:
+            rows.append({"case": name, "report": f"{name}.html", **measures})
     if arguments.report and rows:
         write_index(arguments.output / "index.html", rows)
     print(f"{len(rows)} of {len(cases)} cases segmented to {arguments.output}")
-    print("\n".join(problems), end="\n" if problems else "", file=sys.stderr)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
     return 1 if problems else 0
 
 

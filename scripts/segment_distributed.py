@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from common.app.distributed import MODES, Plan, segment_apart
-from common.errors import report_input_errors
+from common.errors import report_input_errors, report_warnings
 from common.partitioning.algorithms import MEASURES, RULES
 from common.partitioning.processes import join_processes
 
@@ -35,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--series", help="UID of the DICOM series, where the folder holds several")
     arguments = parser.parse_args(arguments)
     report_input_errors()
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    report_warnings()
 
     plan = Plan(**{name: getattr(arguments, name) for name in Plan.__dataclass_fields__})
     options = {"keep_largest": arguments.keep_largest, "series": arguments.series}
     with join_processes(arguments.output) as (rank, _):
-        progress = iter if rank else lambda cases: tqdm(cases, unit="case")
+        progress = iter if rank else lambda cases: tqdm(cases, unit="case", disable=None)
         count, problems = segment_apart(arguments.bundle, arguments.input, arguments.output, plan, progress, **options)
     if rank == 0:
         print(f"{count - len(problems)} of {count} cases segmented to {arguments.output}")

@@ -25,8 +25,8 @@ def find_hu_problems(image: nib.Nifti1Image) -> list[str]:
     What is unusual about the values of a CT, a sentence each; none for a whole CT in Hounsfield units.
 
     Found are values that are cut within the networks' window, fat or soft tissue at the wrong HU (a CT that was
-    rescaled, or guessed from pictures), gray values that are inverted as in MONOCHROME1, and slices that are cut out of larger
-    ones. All are warnings: such an image can be segmented, but the scores of the networks are not of such images.
+    rescaled, or guessed from pictures), gray values that are inverted as in MONOCHROME1, and slices that are cut out
+    of larger ones. All are warnings: such an image can be segmented, but the networks were not scored on its like.
 
     Args:
         image: 3-D CT, any orientation, see `open_volume`.

@@ -13,7 +13,7 @@ from nibabel.affines import voxel_sizes
 
 from ..errors import InputError
 from ..files import replace_file
-from .cases import LABEL_STEM, name_case
+from .cases import find_case_folders, name_case, read_case_folder
 from .metrics import KITS19, PooledDice, Protocol, pooled_dice, score_case, summarize, worst_cases
 from .volumes import NIFTI_SUFFIXES, check_same_grid, open_volume, read_label
 
@@ -78,10 +78,11 @@ def find_label_maps(folder: PathLike) -> dict[str, Path]:
         InputError: when there are none, or two for one case.
     """
     folder = Path(folder)
-    files: list[Path] = []
-    for suffix in NIFTI_SUFFIXES:
-        for pattern in (f"*{suffix}", *(f"{root}case_*/{LABEL_STEM}{suffix}" for root in ("", "data/", "dataset/"))):
-            files += [file for file in sorted(folder.glob(pattern)) if not file.name.startswith(".")]
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of label maps, found none.")
+    files = [f for f in sorted(folder.iterdir()) if f.name.lower().endswith(NIFTI_SUFFIXES) and f.name[0] != "."]
+    found = (read_case_folder(case) for case in find_case_folders(folder)[1])
+    files += [Path(case["label"]) for case in found if "label" in case]
     maps = {name_case(file): file for file in files}
     if not maps:
         raise InputError(f"{folder}: expected <case>.nii.gz files or a KiTS folder with labels, found neither.")
@@ -90,12 +91,15 @@ def find_label_maps(folder: PathLike) -> dict[str, Path]:
     return maps
 
 
-def pair_label_maps(labels: PathLike, predictions: PathLike) -> dict[str, tuple[Path, Path]]:
+def pair_label_maps(labels: PathLike, predictions: PathLike) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
     """
-    Pair the label maps of two folders, (label, prediction) by case.
+    Pair the label maps of two folders by case.
+
+    Returns:
+        (label, prediction) of every case that both have; a line for every case that only one of them has.
 
     Raises:
-        InputError: naming every case that only one of them has.
+        InputError: when there is no pair; see `find_label_maps` also.
     """
     expected, found = find_label_maps(labels), find_label_maps(predictions)
     problems = [
@@ -104,9 +108,10 @@ def pair_label_maps(labels: PathLike, predictions: PathLike) -> dict[str, tuple[
     problems += [
         f"{predictions}: found {case}, for which {labels} has no label." for case in sorted(found.keys() - expected)
     ]
-    if problems:
+    pairs = {case: (expected[case], found[case]) for case in sorted(expected.keys() & found)}
+    if not pairs:
         raise InputError("\n".join(problems))
-    return {case: (expected[case], found[case]) for case in sorted(expected)}
+    return pairs, problems
 
 
 def score_files(

@@ -158,6 +158,20 @@ def test_missing_and_foreign_weights_are_one_clear_line(bundle, data):
 
 
 @pytest.mark.slow
+def test_inference_and_evaluation_do_the_others_where_one_case_fails(bundle, data):
+    truncate(data / "case_0_synthetic/imaging.nii.gz")
+    out = bundle / "out"
+    (out / "case_1_synthetic.nii.gz").mkdir(parents=True)  # where its mask would go
+    lines = find_error(bundle, *INFERENCE, dataset_dir=data, output_dir=out)
+    assert len(lines) == 2 and "truncated or damaged" in lines[0] and "case_1_synthetic" in lines[1]
+    assert nib.load(out / "case_2_synthetic.nii.gz").shape == (8, 32, 32)
+    lines = find_error(bundle, *EVALUATE, dataset_dir=data, output_dir=bundle / "eval", subset="all")
+    assert len(lines) == 1 and "case_0_synthetic" in lines[0]
+    rows = (bundle / "eval/metrics.csv").read_text().splitlines()[1:]
+    assert [row.partition(",")[0] for row in rows] == ["case_1_synthetic", "case_2_synthetic"]
+
+
+@pytest.mark.slow
 def test_inference_and_evaluation_never_write_where_they_read(bundle, data):
     before = {path: path.read_bytes() for path in data.rglob("*.nii.gz")}
     for configs in (INFERENCE, EVALUATE):
@@ -171,6 +185,22 @@ def test_inference_and_evaluation_never_write_where_they_read(bundle, data):
     assert "expected another folder than that of the inputs" in line
     assert before == {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
     assert [path.name for path in plain.iterdir()] == ["scan.nii.gz"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"outptu_dir": "out"}, "--outptu_dir: expected a key of the configs, found none of this name; did you mean"),
+        ({"device": "cuda:77"}, "device: expected one that is here, cpu or cuda, found cuda:77"),
+        ({"output_dir": "configs/inference.json"}, "expected a folder to write to"),
+    ],
+    ids=["unknown override", "device", "output"],
+)
+def test_a_wrong_setting_of_inference_is_one_line_before_anything_is_computed(settings, words, bundle, data):
+    (line,) = find_error(bundle, *INFERENCE, **{"dataset_dir": data, "output_dir": "out"} | settings)
+    assert words in line
+    assert not (bundle / "out").exists()
 
 
 @pytest.mark.slow

@@ -139,7 +139,7 @@ def test_the_recipe_of_a_pruned_network_from_training_to_segmentation(name, copy
     run_well(bundle, "train", "prune", "evaluate", **data)
     assert (bundle / "eval/pruned/summary.json").is_file()
     weights = bundle / "models/pruned/model.pt"
-    run_well(bundle, "inference", output_dir=tmp_path / "out", weights=weights, **data)
+    run_well(bundle, "inference", output_dir=tmp_path / "out", weights=weights, dataset_dir=phantoms, **SMALL)
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 4
 
 

@@ -9,6 +9,7 @@ import pytest
 from refusals import error_message
 
 from common.kits.cases import find_cases, name_case, read_case
+from common.kits.volumes import open_volume
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -95,9 +96,18 @@ def test_all_missing_files_are_named_at_once_one_line_each(tmp_path, parent, key
         assert told == f"expected {key}, found none."
 
 
-def test_an_image_is_asked_for_even_where_no_label_is(tmp_path):
-    touch(tmp_path, "case_00000/segmentation.nii.gz")
-    assert "expected image, found none" in error_message(lambda: find_cases(tmp_path))
+def test_an_image_that_is_missing_holds_up_no_other_case_where_no_label_is_asked_for(tmp_path):
+    touch(tmp_path, "case_00000/segmentation.nii.gz", "case_00001/imaging.nii.gz")
+    assert [case["image"] for case in find_cases(tmp_path)] == [
+        str(tmp_path / name / "imaging.nii.gz") for name in ("case_00000", "case_00001")
+    ]
+    assert "expected a NIfTI file, found none" in error_message(lambda: open_volume(find_cases(tmp_path)[0]["image"]))
+
+
+def test_a_folder_whose_name_is_a_number_is_found(tmp_path, monkeypatch):
+    touch(tmp_path / "2023", "a.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    assert find_cases(2023) == find_cases("2023")  # as the command line of MONAI gives it
 
 
 def test_a_plain_folder_has_no_labels_and_says_so_for_every_image(tmp_path):

@@ -74,3 +74,14 @@ def test_a_table_replaces_no_input_and_is_tried_before_the_work(scans, tmp_path)
     check_output_file(scans / "out/scores.csv", inputs)
     check_output_file(tmp_path / "scores.csv", inputs)
     assert sorted(path.name for path in scans.iterdir()) == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_a_hash_in_a_path_of_which_monai_makes_colons_is_told(scans, tmp_path):
+    odd = tmp_path / "a#b"
+    odd.mkdir()
+    (odd / "scan.nii.gz").touch()
+    cases = find_cases(odd)
+    check_output(odd / "out", odd, cases)
+    assert "cannot take it" in error_message(lambda: find_cases(str(odd).replace("#", "::")))
+    assert "cannot take it" in error_message(lambda: check_output(str(odd / "out").replace("#", "::"), odd, cases))
+    assert not (tmp_path / "a::b").exists()

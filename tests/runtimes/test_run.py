@@ -172,8 +172,20 @@ def test_a_package_that_is_not_installed_is_one_line(backend, package, cached, m
     assert not (tmp_path / "exported").exists()
 
 
-def test_a_folder_that_takes_no_export_is_one_line_with_the_way_out(cached, tmp_path):
-    (tmp_path / "exported").write_text("in the way")
+def test_where_the_weights_lie_read_only_the_export_goes_to_the_users_cache(exports, cached, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "exported").write_text("in the way, for root too")
+    network, _, _ = exports
+    for _ in range(2):
+        assert find_largest_difference(network, cached("onnxruntime")) < 1e-4
+        (written,) = (tmp_path / "cache/kits-lite/exported").iterdir()
+        assert written.suffix == ".onnx"
+
+
+def test_where_no_folder_takes_the_export_it_is_one_line_with_the_way_out(cached, tmp_path, monkeypatch):
+    for name in ("exported", "cache"):
+        (tmp_path / name).write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(InputError, match="expected to write it, found: .*; backend torch needs no file") as caught:
         cached("openvino")
     assert "\n" not in str(caught.value)

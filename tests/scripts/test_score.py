@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -74,13 +75,28 @@ def test_cysts_count_as_kits23_says_and_as_kidney_in_kits19(phantoms, run_script
         assert float(row["kidney_dice"]) == 1 and float(row["tumor_dice"]) == 0
 
 
-def test_missing_and_surplus_cases_are_all_named(phantoms, predictions, run_script, tmp_path):
+def read_errors(capsys) -> list[str]:
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+
+
+def test_missing_and_surplus_cases_are_all_named_and_the_others_scored(
+    phantoms, predictions, run_script, tmp_path, capsys
+):
     (predictions / "case_00001_synthetic.nii.gz").rename(predictions / "case_99.nii.gz")
     (predictions / "case_00002_synthetic.nii.gz").unlink()
-    with pytest.raises(InputError) as error:
+    assert run_script("score", labels=phantoms, predictions=predictions, output=tmp_path / "s.csv") == 1
+    lines = read_errors(capsys)
+    assert [name in line for name, line in zip(("case_00001", "case_00002", "case_99"), lines, strict=True)] == [
+        True
+    ] * 3
+    assert [row["case"] for row in read_rows(tmp_path / "s.csv")] == ["case_00000_synthetic", "case_00003_synthetic"]
+
+
+def test_folders_that_share_no_case_are_refused(phantoms, predictions, run_script, tmp_path):
+    for number, path in enumerate(predictions.iterdir()):
+        path.rename(predictions / f"other_{number}.nii.gz")
+    with pytest.raises(InputError, match="expected a prediction for case_00000_synthetic, found none"):
         run_script("score", labels=phantoms, predictions=predictions, output=tmp_path / "s.csv")
-    lines = str(error.value).splitlines()
-    assert [name in line for name, line in zip(("case_00001", "case_00002", "case_99"), lines)] == [True] * 3
     assert not (tmp_path / "s.csv").exists()
 
 
@@ -93,11 +109,15 @@ def test_missing_and_surplus_cases_are_all_named(phantoms, predictions, run_scri
     ],
     ids=["shape", "affine", "labels"],
 )
-def test_a_prediction_on_another_grid_is_refused(changes, words, phantoms, predictions, change, run_script, tmp_path):
+def test_a_prediction_on_another_grid_is_told_and_the_others_are_scored(
+    changes, words, phantoms, predictions, change, run_script, tmp_path, capsys
+):
     path = change(predictions / "case_00001_synthetic.nii.gz", **changes)
-    with pytest.raises(InputError, match=words) as error:
-        run_script("score", labels=phantoms, predictions=predictions, output=tmp_path / "s.csv")
-    assert str(path) in str(error.value) and not (tmp_path / "s.csv").exists()
+    assert run_script("score", labels=phantoms, predictions=predictions, output=tmp_path / "s.csv") == 1
+    (line,) = read_errors(capsys)
+    assert str(path) in line and re.search(words, line)
+    assert "case_00001_synthetic" not in {row["case"] for row in read_rows(tmp_path / "s.csv")}
+    assert len(read_rows(tmp_path / "s.csv")) == 3
 
 
 def test_an_output_that_is_a_folder_is_told_before_any_case_is_scored(phantoms, predictions, run_script, capsys):
@@ -112,8 +132,19 @@ def test_good_cases_pass_the_check_and_every_bad_one_is_a_line(phantoms, change,
     cases = shutil.copytree(phantoms, tmp_path / "cases")
     change(cases / "case_00000_synthetic/segmentation.nii.gz", voxels=lambda v: v + 5)
     change(cases / "case_00001_synthetic/imaging.nii.gz", voxels=lambda v: v.clip(0, 1))
+    (cases / "case_00002_synthetic/imaging.nii.gz").unlink()
     (cases / "case_00003_synthetic/segmentation.nii.gz").unlink()
     assert run_script("check_data", input=cases) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith("error:") for line in lines] == [True, True, True, False]
-    assert lines[-1] == "4 cases, 3 bad"
+    assert all(f"case_0000{number}_synthetic" in line for number, line in enumerate(lines[:3]))
+    assert lines[-1] == "4 cases, 3 bad, 1 without a label"
+
+
+def test_images_without_any_label_are_checked(phantoms, change, run_script, tmp_path, capsys):
+    cases = shutil.copytree(phantoms, tmp_path / "cases", ignore=shutil.ignore_patterns("segmentation*"))
+    assert run_script("check_data", input=cases) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "4 cases, 0 bad"
+    change(cases / "case_00001_synthetic/imaging.nii.gz", voxels=lambda v: v.clip(0, 1))
+    assert run_script("check_data", input=cases) == 1
+    assert "case_00001_synthetic" in capsys.readouterr().out

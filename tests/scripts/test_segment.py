@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import warnings
 
 import nibabel as nib
 import numpy as np
@@ -58,6 +60,45 @@ def test_one_bad_case_among_many_is_told_and_the_others_are_done(weighted_bundle
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["scan1_synthetic.nii.gz"]
 
 
+def test_whatever_a_case_raises_is_one_line_with_its_name_and_the_rest_is_done(
+    weighted_bundle, cases, run_script, tmp_path, capsys, monkeypatch
+):
+    (cases / "gone_synthetic.nii.gz").symlink_to(cases / "nowhere.nii.gz")
+    segment = Segmenter.segment
+
+    def break_down(self, case):
+        if case["case"].startswith("scan0"):
+            raise ZeroDivisionError("a bug\nof ours")
+        return segment(self, case)
+
+    monkeypatch.setattr(Segmenter, "segment", break_down)
+    options = {"bundle": weighted_bundle, "input": cases, "output": tmp_path / "out"}
+    assert run_script("segment", **options) == 1
+    printed = capsys.readouterr()
+    assert "1 of 3 cases segmented" in printed.out and "Traceback" not in printed.err
+    told = [line for line in printed.err.splitlines() if line.startswith("failed: ")]
+    repeated = printed.err.splitlines()[-2:]
+    assert [line.removeprefix("error: ") for line in repeated] == [line.removeprefix("failed: ") for line in told]
+    assert "gone_synthetic.nii.gz: expected an image, found none" in repeated[0]
+    assert repeated[1] == "error: scan0_synthetic: ZeroDivisionError: a bug of ours"
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["scan1_synthetic.nii.gz"]
+    run_script("segment", debug=True, **options)
+    assert "in break_down" in capsys.readouterr().err
+
+
+def test_warnings_stand_on_lines_of_their_own(
+    weighted_bundle, cases, change, run_script, tmp_path, capsys, monkeypatch
+):
+    change(cases / "scan0_synthetic.nii.gz", voxels=lambda v: v.clip(-79, 304) / 77.0)
+    monkeypatch.setattr("warnings.showwarning", warnings.showwarning)  # given back at the end
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run_script("segment", bundle=weighted_bundle, input=cases, output=tmp_path / "out") == 0
+    lines = re.split(r"[\r\n]+", capsys.readouterr().err)
+    assert [line for line in lines if line.startswith("warning: ") and "standardized" in line]
+    assert not [line for line in lines if "warning" in line and not line.startswith("warning: ")]
+
+
 def test_an_output_that_cannot_be_written_is_told_before_any_case(weighted_bundle, cases, run_script, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file/out: expected a folder to write to, found: Not a directory"):
@@ -95,6 +136,17 @@ def test_the_folder_of_the_images_is_no_output(weighted_bundle, cases, run_scrip
 def test_a_folder_that_is_no_bundle_is_refused(bundle, cases, run_script, tmp_path):
     with pytest.raises(InputError, match="expected a bundle folder"):
         run_script("segment", bundle=tmp_path / bundle, input=cases, output=tmp_path / "out")
+
+
+def test_a_hash_in_the_path_of_a_bundle_is_told_and_in_those_of_images_taken(
+    weighted_bundle, cases, run_script, tmp_path
+):
+    odd = shutil.copytree(weighted_bundle, tmp_path / "a#b")
+    with pytest.raises(InputError, match="expected a path without # or ::"):
+        run_script("segment", bundle=odd, input=cases, output=tmp_path / "out")
+    images = cases.rename(tmp_path / "c#d")
+    assert run_script("segment", bundle=weighted_bundle, input=images, output=tmp_path / "e#f") == 0
+    assert len(list((tmp_path / "e#f").iterdir())) == 2
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:77"])

@@ -69,7 +69,12 @@ def write_stack(
 
 
 def write_enhanced(
-    path: Path, hu: np.ndarray, positions: np.ndarray, rescale: Mapping[int, float] | None = None, **tags: object
+    path: Path,
+    hu: np.ndarray,
+    positions: np.ndarray,
+    spacing_mm: Sequence[float] = SPACING_MM,
+    rescale: Mapping[int, float] | None = None,
+    **tags: object,
 ) -> Path:
     """
     Write an Enhanced CT object: one file with a frame for every position.
@@ -81,7 +86,7 @@ def write_enhanced(
     dataset.NumberOfFrames = len(hu)
     shared, frames = Dataset(), []
     shared.PlaneOrientationSequence = Items([_item(ImageOrientationPatient=list(AXIAL))])
-    shared.PixelMeasuresSequence = Items([_item(PixelSpacing=list(SPACING_MM), SliceThickness=5)])
+    shared.PixelMeasuresSequence = Items([_item(PixelSpacing=list(spacing_mm), SliceThickness=5)])
     value = {"RescaleIntercept": INTERCEPT_HU, "RescaleSlope": 1, "RescaleType": "HU"}
     if not rescale:
         shared.PixelValueTransformationSequence = Items([_item(**value)])

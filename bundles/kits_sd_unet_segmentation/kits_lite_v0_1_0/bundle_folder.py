@@ -33,7 +33,7 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
     so an edit acts at once.
 
     Raises:
-        InputError: when the folder is no bundle.
+        InputError: when the folder is no bundle, or its path is none that MONAI can take.
 
     Example:
         >>> open_bundle("bundles/kits_unet_pwp_segmentation")["network_def"]["channels"]
@@ -47,6 +47,8 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
         sys.path.insert(1, str(folder))  # where the `_target_`s of its configs are
     if __package__ != PACKAGE and PACKAGE not in sys.modules and _holds_this_package(folder):
         sys.meta_path.insert(0, Alias())
+    if "#" in str(folder) or "::" in str(folder):
+        raise InputError(f"{folder}: expected a path without # or ::, which MONAI's configs read as a way into them.")
     parser = ConfigParser()
     parser.read_config(config_file)
     parser["bundle_root"] = str(folder)

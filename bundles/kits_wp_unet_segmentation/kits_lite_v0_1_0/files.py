@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
@@ -31,22 +31,17 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
 
 def check_writable(folder: Path) -> None:
     """
-    Try whether a folder, there already or not, can be written to; leaves nothing behind.
+    Try whether a folder, there already or not, can be written to; several processes may try at once.
 
     Raises:
         InputError: when it cannot.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise InputError(f"{folder}: expected a folder to write to, found: {error.strerror or error}.") from error
-    finally:
-        with suppress(OSError):
-            for path in made:
-                path.rmdir()
 
 
 def check_apart(output_dir: Path, inputs: Iterable[Path]) -> None:
@@ -84,6 +79,11 @@ def check_output_file(path: Path, inputs: Iterable[Path]) -> None:
         raise InputError(f"{path}: expected a file to write, found a folder.")
     check_apart(path.parent, inputs)
     check_writable(path.parent)
+
+
+def user_cache() -> Path:
+    """The folder where this user keeps what can be made anew, by the XDG convention; there or not."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kits-lite"
 
 
 def hash_file(path: str | os.PathLike, algorithm: str = "sha256") -> str:

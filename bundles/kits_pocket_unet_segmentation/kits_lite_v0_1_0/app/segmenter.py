@@ -27,7 +27,7 @@ from ..kits.masks import make_fingerprint, write_mask
 from ..kits.metrics import measure_case, score_case
 from ..kits.preprocessing import HU_WINDOW, orient_to_ras, spacing_in_ras
 from ..kits.volumes import open_volume, read_label
-from ..runtimes.run import open_network
+from ..runtimes.run import check_device, open_network
 from .report import write_report
 
 PACKAGES = ("torch", "monai", "nibabel", "numpy")
@@ -145,18 +145,6 @@ class Segmenter:
         """What a mask of this case carries, see `make_fingerprint`."""
         backend = getattr(self.network, "settings", ())
         return make_fingerprint(case["image"], self.weights_sha256, self.keep_largest, self.series, backend)
-
-
-def check_device(device: str) -> str:
-    """
-    Raises:
-        InputError: when torch knows no such device, or this machine has none.
-    """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device: expected one that is here, cpu or cuda, found {device}.") from error
-    return device
 
 
 def keep_largest_components(label_map: np.ndarray, count: int) -> None:

@@ -11,13 +11,13 @@ import torch.distributed as dist
 from monai.config import PathLike
 
 from ..bundle_folder import build_on_meta, open_bundle, read_slice_size
-from ..errors import InputError, find_input_error
-from ..files import check_writable, hash_file
+from ..errors import InputError, describe_failure
+from ..files import hash_file
 from ..kits.cases import check_output, find_cases
 from ..partitioning.algorithms import partition
 from ..partitioning.distributed import ApartNetwork, PipelinedNetwork, SharedNetwork
 from ..partitioning.layers import measure_layers
-from ..partitioning.processes import agree, gather
+from ..partitioning.processes import agree, gather, is_loss
 from .segmenter import Segmenter, segment_to_folder
 
 MODES = ("pipeline", "data")
@@ -70,7 +70,6 @@ def segment_apart(
     rank, world = dist.get_rank(), dist.get_world_size()
     cases = agree(lambda: find_cases(source))
     agree(lambda: check_output(output_dir, source, cases))
-    agree(lambda: check_writable(output_dir))
     segmenter, network = agree(lambda: _set_up(bundle, plan, len(cases), options))
     weights = gather(hash_file(open_bundle(bundle).get_parsed_content("weights")))
     agree(lambda: _check_same(weights))
@@ -143,8 +142,7 @@ def _segment(segmenter: Segmenter, cases: Iterable[Mapping[str, str]], output_di
         try:
             segment_to_folder(segmenter, case, output_dir)
         except Exception as error:
-            input_error = find_input_error(error)
-            if input_error is None:
+            if is_loss(error):
                 raise
-            problems.append(str(input_error))
+            problems.append(describe_failure(case["case"], error))
     return problems

@@ -16,7 +16,7 @@ RANGE_HU = (-1100, 2000)
 FAT_HU, SOFT_TISSUE_HU = (-140, -60), (0, 120)
 AIR_HU = -300
 # a narrower window than the networks look at
-SATURATED_HU = (-150, 250)
+SATURATED_HU = (-150, 400)
 STEP = 3  # every third voxel along each axis of a slice says as much as all
 
 
@@ -24,9 +24,9 @@ def find_hu_problems(image: nib.Nifti1Image) -> list[str]:
     """
     What is unusual about the values of a CT, a sentence each; none for a whole CT in Hounsfield units.
 
-    Found are values that are cut within the networks' window, fat or soft tissue at the wrong HU (a CT that was rescaled,
-    or guessed from pictures), gray values that are inverted as in MONOCHROME1, and slices that are cut out of larger
-    ones. All are warnings: such an image can be segmented, but the scores of the networks are not of such images.
+    Found are values that are cut within the networks' window, fat or soft tissue at the wrong HU (a CT that was
+    rescaled, or guessed from pictures), gray values that are inverted as in MONOCHROME1, and slices that are cut out
+    of larger ones. All are warnings: such an image can be segmented, but the networks were not scored on its like.
 
     Args:
         image: 3-D CT, any orientation, see `open_volume`.
@@ -73,7 +73,7 @@ def _describe_saturation(histogram: np.ndarray, lowest: int, highest: int) -> li
     darkest, brightest = (histogram[value - RANGE_HU[0]] / total for value in (lowest, highest))
     if lowest > SATURATED_HU[0] and darkest > 0.05:
         problems.append(f"values below {lowest} HU are cut: {darkest:.0%} of the voxels have that value")
-    if highest < SATURATED_HU[1] or (highest < 400 and brightest > 0.002):
+    if highest < SATURATED_HU[1] and brightest > 0.002:
         problems.append(f"values above {highest} HU are cut: {brightest:.1%} of the voxels have that value")
     return problems
 

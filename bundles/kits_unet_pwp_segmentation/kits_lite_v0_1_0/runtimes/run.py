@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from .. import __version__
 from ..errors import InputError
+from ..files import user_cache
 from ..networks import check_size, load_weights
 from .export import METADATA, export_network, read_metadata
 from .packages import has_bf16, import_package, open_core
@@ -70,6 +71,20 @@ class ExportedNetwork:
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         check_size(image, self.metadata.get("size_divisor", 1))
         return self.run(image.cpu().contiguous()).to(image.device)
+
+
+def check_device(device: str | torch.device) -> str | torch.device:
+    """
+    A device, given back when it is here.
+
+    Raises:
+        InputError: when torch knows no such device, or this machine has none.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"device: expected one that is here, cpu or cuda, found {device}.") from error
+    return device
 
 
 def choose_backend(device: str | None = None, exported: PathLike | None = None) -> str:
@@ -128,8 +143,9 @@ def load_exported(
     Args:
         network: what the weights are for.
         metadata: `metadata.json` of the bundle.
-        path: exported file; by default one in the folder `exported` beside the weights, written when it is not there.
-            Its name follows from the weights, the network and the version: others get another.
+        path: exported file; by default one in the folder `exported` beside the weights, or where that takes no files
+            in the user's cache, written when it is not there. Its name follows from the weights, the network and the
+            version: others get another.
 
     Raises:
         InputError: when the file holds other weights; see `ExportedNetwork` and `export_network` also.
@@ -139,22 +155,28 @@ def load_exported(
     if path is None:
         key = hashlib.sha256(f"{content['weights_sha256']} {network} {__version__}".encode()).hexdigest()[:16]
         weights = Path(weights)
-        path = weights.parent / "exported" / f"{weights.stem}-{key}{BACKENDS[backend][0]}"
-        if not path.is_file():
-            _export_once(load_weights(network, weights), path, content)
+        name = f"{weights.stem}-{key}{BACKENDS[backend][0]}"
+        # a bundle in an image of Apptainer, or installed for all users, takes no files
+        folders = weights.parent / "exported", user_cache() / "exported"
+        path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        path = path or _export_once(load_weights(network, weights), [folder / name for folder in folders], content)
     exported = ExportedNetwork(path, backend, precision)
     if exported.metadata.get("weights_sha256") != content["weights_sha256"]:
         raise InputError(f"{path}: expected the weights of {weights}, found others; export it anew.")
     return exported
 
 
-def _export_once(network: nn.Module, path: Path, metadata: dict[str, Any]) -> None:
-    try:
-        export_network(network, path, metadata)
-    except InputError as error:
-        if isinstance(error.__cause__, OSError):
-            raise InputError(f"{str(error).rstrip('.')}; backend torch needs no file.") from error
-        raise
+def _export_once(network: nn.Module, paths: Sequence[Path], metadata: dict[str, Any]) -> Path:
+    """Export to the first path that takes it, and give that."""
+    for path in paths:
+        try:
+            export_network(network, path, metadata)
+            return path
+        except InputError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            problem = error
+    raise InputError(f"{str(problem).rstrip('.')}; backend torch needs no file.") from problem
 
 
 def check_backend(backend: str, precision: str) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from monai.config import PathLike
+from monai.utils import ensure_tuple
 
 from ..errors import InputError
-from ..files import check_apart, replace_file
+from ..files import check_apart, check_writable, replace_file
 from .dicom_series import list_series
+from .itk_images import DICOM_SUFFIXES
 from .preprocessing import HU_WINDOW
 from .volumes import (
     IMAGE_SUFFIXES,
@@ -25,7 +28,13 @@ from .volumes import (
     read_label,
 )
 
-IMAGE_STEM, LABEL_STEM = "imaging", "segmentation"
+IMAGE_STEM = "imaging"
+# KiTS21 has no label but three that were made of several annotators' by vote; its own is that of the majority
+LABEL_STEMS = ("segmentation", "aggregated_maj_seg", "aggregated_and_seg", "aggregated_or_seg")
+HASH_HINT = "; monai.bundle makes :: of a # in a path, and cannot take it"
+# of images that are not read, and are named where they lie beside others
+UNREAD_SUFFIXES = (".dcm", ".ima", ".img", ".img.gz", ".hdr.gz", ".nii.bz2", ".nii.xz", ".nii.zst")
+UNREAD_SUFFIXES += (".mgh", ".mgz", ".mnc")
 
 logger = logging.getLogger(__name__)
 
@@ -37,52 +46,90 @@ def find_cases(folder: PathLike | Sequence[PathLike], labelled: bool = False) ->
     A case that several folders hold is one patient: whoever splits cases by their names has all of a patient's files on
     one side. That two folders hold the same image is refused.
 
-    Known are the layout of KiTS19, KiTS21 and KiTS23, `case_*/imaging.nii.gz` with `segmentation.nii.gz`, directly in
-    the folder or in its `data/` or `dataset/`; one such case's folder; a plain folder of `.nii.gz`, `.nii` and
-    `.nrrd` images; the folder of a DICOM series; and a single image file.
+    Known are the layout of KiTS19, KiTS21 and KiTS23, `case_*/imaging.nii.gz` with `segmentation.nii.gz` or
+    `aggregated_MAJ_seg.nii.gz`, directly in the folder or in its `data/` or `dataset/`; one such case's folder; a plain
+    folder of images, see `IMAGE_SUFFIXES`, in capitals too; the folder of a DICOM series; and a single image file.
+    Warns of files that look like images and are not taken.
 
     Args:
-        labelled: every case must come with its label.
+        labelled: every case must come with its image and label.
 
     Returns:
-        One dictionary a case: "case", its name; "image", a path; "label", a path, where there is one.
+        One dictionary a case: "case", its name; "image", a path, whether the file is there or not; "label", a path,
+        where there is one.
 
     Raises:
-        InputError: when the folder is missing or holds no case, two images share a name, or a label is asked for and
+        InputError: when the folder is missing or holds no case, two images share a name, or one is asked for that is
             missing; all missing files are named, one line each.
     """
     if isinstance(folder, (list, tuple)):
         return _find_in_folders(folder, labelled)
-    folder = Path(folder)
-    if folder.is_file() and folder.name.endswith(IMAGE_SUFFIXES):
+    folder = Path(str(folder))  # a folder named 2023 comes from the command line as a number
+    if folder.is_file() and folder.name.lower().endswith((*IMAGE_SUFFIXES, ".img", *DICOM_SUFFIXES)):
         return [{"case": name_case(folder), "image": str(folder)}]
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of cases, found none.")
-    for root in (folder, folder / "data", folder / "dataset"):
-        case_folders = sorted(f for f in root.glob("case_*") if f.is_dir()) if root.is_dir() else []
-        if case_folders:
-            cases = [_read_case_folder(f) for f in case_folders]
-            break
+        hint = HASH_HINT if "::" in str(folder) else ""
+        raise InputError(f"{folder}: expected a folder of cases, found none{hint}.")
+    images = sorted(f for f in folder.iterdir() if f.name.lower().endswith(IMAGE_SUFFIXES) and f.name[0] != ".")
+    root, case_folders = find_case_folders(folder)
+    if case_folders:
+        cases, others = [read_case_folder(f) for f in case_folders], images
+    elif "image" in (own := read_case_folder(folder.resolve())):
+        root, cases = folder.resolve().parent, [own]
+        others = [image for image in images if name_case(image.resolve()) != own["case"]]
     else:
-        root = folder
-        images = sorted(f for f in folder.iterdir() if f.name.endswith(IMAGE_SUFFIXES) and not f.name.startswith("."))
         cases = sorted(({"case": name_case(f), "image": str(f)} for f in images), key=lambda case: case["case"])
-        if "image" in (own := _read_case_folder(folder.resolve())):
-            root, cases = folder.resolve().parent, [own]
+        others = []
     if not cases and list_series(folder):
-        cases = [{"case": folder.resolve().name, "image": str(folder)}]
+        return [{"case": folder.resolve().name, "image": str(folder)}]
     if not cases:
         raise InputError(f"{folder}: expected case_*/{IMAGE_STEM}.nii.gz, images or a DICOM series, found none.")
     twice = [name for name, times in Counter(c["case"] for c in cases).items() if times > 1]
     if twice:
         raise InputError(f"{folder}: expected one image a case, found several named {', '.join(twice)}.")
-    wanted = ("image", "label") if labelled else ("image",)
+    wanted = ("image", "label") if labelled else ()
     problems = [
         f"{root / case['case']}: expected {key}, found none." for case in cases for key in wanted if key not in case
     ]
     if problems:
         raise InputError("\n".join(problems))
-    return cases
+    _warn_of_others(folder, others)
+    # what is not there is told when it is read, and holds up no other case
+    return [{"image": str(root / case["case"] / f"{IMAGE_STEM}.nii.gz")} | case for case in cases]
+
+
+def find_case_folders(folder: Path) -> tuple[Path, list[Path]]:
+    """The folders `case_*` of a KiTS folder, and which folder they are in: itself, its `data/` or its `dataset/`."""
+    for root in (folder, folder / "data", folder / "dataset"):
+        case_folders = sorted(f for f in root.glob("case_*") if f.is_dir()) if root.is_dir() else []
+        if case_folders:
+            return root, case_folders
+    return folder, []
+
+
+def read_case_folder(folder: Path) -> dict[str, str]:
+    """The case of a folder: its name and, where they are there, its image and its label."""
+    case, files = {"case": folder.name}, {file.name.lower(): file for file in folder.iterdir()}
+    for key, stems in (("image", (IMAGE_STEM,)), ("label", LABEL_STEMS)):
+        names = [f"{stem}{suffix}" for stem in stems for suffix in NIFTI_SUFFIXES]
+        found = [str(files[name]) for name in names if name in files]
+        if found:
+            case[key] = found[0]
+    return case
+
+
+def _warn_of_others(folder: Path, others: Sequence[Path]) -> None:
+    """Warn of images of a folder that are not taken, and of files in forms that are not read."""
+    headers = {file.stem for file in folder.iterdir() if file.suffix.lower() == ".hdr"}
+    unread = [
+        file
+        for file in folder.iterdir()
+        if file.name.lower().endswith(UNREAD_SUFFIXES)
+        and not file.name.startswith(".")
+        and not (file.suffix.lower() == ".img" and file.stem in headers)
+    ]
+    for file in sorted([*others, *unread]):
+        warnings.warn(f"{file}: looks like an image, and is passed over.", stacklevel=3)
 
 
 def _find_in_folders(folders: Sequence[PathLike], labelled: bool) -> list[dict[str, str]]:
@@ -101,37 +148,32 @@ def _find_in_folders(folders: Sequence[PathLike], labelled: bool) -> list[dict[s
     return cases
 
 
-def check_output(output_dir: PathLike, source: PathLike, cases: Sequence[Mapping[str, str]]) -> None:
+def check_output(
+    output_dir: PathLike, source: PathLike | Sequence[PathLike], cases: Sequence[Mapping[str, str]]
+) -> None:
     """
-    Refuse an output folder that the cases of a source lie in, before anything is computed, see `check_apart`.
+    Refuse an output folder that the cases of a source lie in, or that takes no files, before anything is computed.
 
     Args:
         source: what `find_cases` found them in.
 
     Raises:
-        InputError: naming the folder.
+        InputError: naming the folder, see `check_apart` and `check_writable`.
     """
+    if "::" in str(output_dir):
+        raise InputError(f"{output_dir}: expected a path without ::, found one{HASH_HINT}.")
     files = [case[key] for case in cases for key in ("image", "label") if key in case]
-    check_apart(Path(str(output_dir)), (Path(str(path)) for path in (source, *files)))
-
-
-def _read_case_folder(folder: Path) -> dict[str, str]:
-    case = {"case": folder.name}
-    for key, stem in (("image", IMAGE_STEM), ("label", LABEL_STEM)):
-        files = [folder / f"{stem}{suffix}" for suffix in NIFTI_SUFFIXES]
-        found = [file for file in files if file.is_file()]
-        if found:
-            case[key] = str(found[0])
-    return case
+    check_apart(Path(str(output_dir)), (Path(str(path)) for path in (*ensure_tuple(source), *files)))
+    check_writable(Path(str(output_dir)))
 
 
 def name_case(image: PathLike) -> str:
     """The name of a case from the path of its image: the folder's in a KiTS layout, else the file's without suffix."""
     image = Path(image).absolute()
-    stem = image.name
-    for suffix in IMAGE_SUFFIXES:
-        stem = stem.removesuffix(suffix)
-    return image.parent.name if stem in (IMAGE_STEM, LABEL_STEM) else stem
+    suffixes = (*IMAGE_SUFFIXES, ".img", *DICOM_SUFFIXES)
+    suffix = next((suffix for suffix in suffixes if image.name.lower().endswith(suffix)), "")
+    stem = image.name[: len(image.name) - len(suffix)]
+    return image.parent.name if stem.lower() in (IMAGE_STEM, *LABEL_STEMS) else stem
 
 
 def read_case(

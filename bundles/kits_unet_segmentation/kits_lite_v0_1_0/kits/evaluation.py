@@ -6,15 +6,17 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
-from monai.data import decollate_batch
-from monai.engines import IterationEvents
+from monai.data import Dataset, decollate_batch
+from monai.engines import IterationEvents, SupervisedEvaluator
 from monai.utils import ImageMetaKey
 
+from ..errors import InputError, describe_failure
 from ..files import replace_file
 from .cases import name_case
 from .metrics import PROTOCOLS
@@ -22,6 +24,50 @@ from .overlay import draw_overlay
 from .scores import describe_summary, score_label_maps, summarize_cases, write_table
 
 logger = logging.getLogger(__name__)
+
+FAILURE = "failure"
+
+
+class CaseDataset(Dataset):
+    """MONAI's `Dataset` of cases, see `find_cases`, which for a case that cannot be read says why instead of ending."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return super().__getitem__(index)
+        except Exception as error:
+            case = self.data[index]["case"]
+            logger.debug(case, exc_info=True)
+            return {"case": case, FAILURE: describe_failure(case, error)}
+
+
+class CaseEvaluator(SupervisedEvaluator):
+    """
+    MONAI's `SupervisedEvaluator` over single cases, which does the others where one fails.
+
+    Every failure is logged at once, with where it came from at level DEBUG.
+
+    Raises:
+        InputError: at the end of the run, with one line for every case that failed.
+    """
+
+    def run(self, global_epoch: int = 1) -> None:
+        self.failures: list[str] = []
+        super().run(global_epoch)
+        if self.failures:
+            raise InputError("\n".join(self.failures))
+
+    def _iteration(self, engine: CaseEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if FAILURE not in batchdata:
+                return super()._iteration(engine, batchdata)
+            failure = batchdata[FAILURE][0]
+        except Exception as error:
+            logger.debug("", exc_info=True)
+            failure = describe_failure(name_case(batchdata["image"].meta[ImageMetaKey.FILENAME_OR_OBJ][0]), error)
+        logger.error(f"failed: {failure}")
+        self.failures.append(failure)
+        engine.state.output = {}
+        return engine.state.output
 
 
 class CaseHandler:
@@ -59,7 +105,7 @@ class CasePictures(CaseHandler):
     """
 
     def __init__(self, output_dir: str | os.PathLike) -> None:
-        self.output_dir = Path(output_dir)
+        self.output_dir = Path(str(output_dir))
 
     def handle_case(self, case: str, volumes: dict[str, np.ndarray], spacing_mm: tuple[float, ...]) -> None:
         path = self.output_dir / f"{case}.png"
@@ -80,7 +126,7 @@ class CaseScores(CaseHandler):
     """
 
     def __init__(self, output_dir: str | os.PathLike, protocol: str = "kits19") -> None:
-        self.output_dir = Path(output_dir)
+        self.output_dir = Path(str(output_dir))
         self.protocol = PROTOCOLS[protocol]
 
     def attach(self, engine: Engine) -> None:
@@ -99,9 +145,10 @@ class CaseScores(CaseHandler):
 
     def complete(self, engine: Engine) -> None:
         """Write the tables of all cases of all processes, and log what they amount to."""
-        rows, counts = zip(*self._gather())
-        if engine.state.rank > 0:
+        scored = self._gather()
+        if engine.state.rank > 0 or not scored:
             return
+        rows, counts = zip(*scored)
         summary = summarize_cases(rows, counts, self.protocol)
         write_table(rows, self.output_dir / "metrics.csv")
         with replace_file(self.output_dir / "summary.json") as temporary:

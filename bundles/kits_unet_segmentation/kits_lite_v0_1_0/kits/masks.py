@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,15 @@ SPATIAL_PIXDIM = 4  # the sign of the slice axis in the qform, and three spacing
 
 def write_mask(path: PathLike, mask: np.ndarray, meta: Mapping[str, Any], fingerprint: str = "") -> None:
     """
-    Write the mask of an image as `.nii.gz`, in one piece.
+    Write the mask of an image as `.nii.gz`, in one piece; warns where it is empty.
 
     Args:
         mask: uint8 label map (X, Y, Z) on the image's grid, in its file order.
         meta: metadata of the image as `CTReader` gives it, with the header.
         fingerprint: what made the mask, see `make_fingerprint`; 80 characters at most.
     """
+    if not mask.any():
+        warnings.warn(f"{path}: found no kidney.", stacklevel=2)
     block = np.asarray(meta[HEADER]).tobytes()
     # doubles stay doubles: the forms of a NIfTI-2 image do not fit into NIfTI-1
     kind = nib.Nifti2Image if len(block) == nib.Nifti2Header.sizeof_hdr else nib.Nifti1Image
@@ -73,7 +76,7 @@ def make_fingerprint(
     Raises:
         InputError: when the image is missing, or its series is not clear.
     """
-    states = [(str(file), file.stat()) for file in list_files(Path(image).resolve(), series)]
+    states = [(str(file.resolve()), file.stat()) for file in list_files(Path(image), series)]
     state = [(file, status.st_size, status.st_mtime_ns) for file, status in states]
     settings = (weights_sha256, keep_largest, series, *backend)
     return "kits-lite " + hashlib.sha256(repr((state, settings)).encode()).hexdigest()[:32]

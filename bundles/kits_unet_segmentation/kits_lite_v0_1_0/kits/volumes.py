@@ -21,16 +21,20 @@ from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
 from .dicom_series import choose_series
-from .itk_images import ITK_SUFFIXES, open_with_itk
+from .itk_images import DICOM_SUFFIXES, ITK_SUFFIXES, open_with_itk
 from .preprocessing import HU_WINDOW, check_window, window_hu
 
 LABELS = {"background": 0, "kidney": 1, "tumor": 2}
 CYST = 3
 ORTHOGONALITY = 0.01  # largest cosine between two axes
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+# a header with its voxels in an .img beside it counts as one image
+IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, ".hdr", *ITK_SUFFIXES)
+ROUNDING = 1e-3  # that a label may be off an integer, as slopes of headers and resampling leave it
+NARROWEST_HU = 100  # from the lowest to the highest value of a CT: there is fat and muscle at least
 # of `xyzt_units`: the bits for space, and what ITK reads otherwise than nibabel
 SPACE_UNITS, OTHER_UNITS = 7, {1: "metres", 3: "micrometres"}
+HEADER_SUFFIXES, VOXEL_SUFFIXES = (".hdr", ".img", ".mhd", ".nhdr"), (".hdr", ".img", ".raw", ".zraw", ".raw.gz")
 SLAB_BYTES = 32 * 2**20
 
 
@@ -52,7 +56,7 @@ def open_nifti(path: PathLike) -> nib.Nifti1Image:
         ) from error
     if not isinstance(image, nib.Nifti1Pair):
         raise InputError(f"{path}: expected a NIfTI image, found {type(image).__name__}, which has no orientation.")
-    if image.shape[3:] == (1,) * (image.ndim - 3):  # FSL and SPM write an axis of time, of one point
+    if image.ndim > 3 and set(image.shape[3:]) == {1}:  # FSL and SPM write an axis of time, of one point
         image = type(image)(
             image.dataobj.reshape(image.shape[:3]), image.affine, image.header, image.extra, image.file_map
         )
@@ -93,10 +97,10 @@ def open_volume(path: PathLike, series: str | None = None) -> nib.Nifti1Image:
     Raises:
         InputError: when the image cannot be opened, is not 3-D, or its axes are not orthogonal.
     """
-    is_foreign = Path(path).is_dir() or str(path).endswith(ITK_SUFFIXES)
+    is_foreign = Path(path).is_dir() or str(path).lower().endswith((*ITK_SUFFIXES, *DICOM_SUFFIXES))
     image = open_with_itk(path, series) if is_foreign else open_nifti(path)
-    # in memory or not, errors that turn up while reading name the file
-    image.file_map["image"].filename = str(path)
+    if is_foreign:
+        image.file_map["image"].filename = str(path)  # it is in memory, and what is wrong in it names the file
     axes = image.affine[:3, :3] / np.linalg.norm(image.affine[:3, :3], axis=0)
     if np.abs(axes.T @ axes - np.eye(3)).max() > ORTHOGONALITY:
         raise InputError(
@@ -116,7 +120,9 @@ def list_files(path: Path, series: str | None = None) -> list[Path]:
         return choose_series(path, series)
     if not path.is_file():
         raise InputError(f"{path}: expected an image, found none.")
-    return [path]
+    # voxels in a file of their own have the name of the header
+    beside = [path.with_suffix(suffix) for suffix in VOXEL_SUFFIXES if path.suffix.lower() in HEADER_SUFFIXES]
+    return [path, *(file for file in beside if file != path and file.is_file())]
 
 
 def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
@@ -153,9 +159,7 @@ def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
         ) from error
 
 
-def read_ct(
-    image: nib.Nifti1Image, hu_window: Sequence[float] = HU_WINDOW
-) -> tuple[np.ndarray, tuple[float, float]]:
+def read_ct(image: nib.Nifti1Image, hu_window: Sequence[float] = HU_WINDOW) -> tuple[np.ndarray, tuple[float, float]]:
     """
     Read a CT volume through an HU window, see `window_hu`.
 
@@ -188,15 +192,21 @@ def read_label(image: nib.Nifti1Image, keep_cysts: bool = False) -> np.ndarray:
         uint8 array of the image's shape, in file order.
 
     Raises:
-        InputError: when the file is damaged or holds any other value.
+        InputError: when the file is damaged or holds a value that is further than `ROUNDING` from a label.
     """
     label = np.empty(image.shape, np.uint8, order="F")
     known = [*LABELS.values(), CYST]
+    furthest = 0.0
     for where, slab in iterate_slabs(image):
-        foreign = slab[~np.isin(slab, known)]
+        rounded = np.rint(slab)
+        off = np.abs(slab - rounded)
+        foreign = slab[~(np.isin(rounded, known) & (off <= ROUNDING))]
         if foreign.size:
             raise InputError(f"{image.get_filename()}: expected labels {known}, found {foreign[0]:g}.")
-        label[..., where] = slab if keep_cysts else np.where(slab == CYST, LABELS["kidney"], slab)
+        furthest = max(furthest, float(off.max()))
+        label[..., where] = rounded if keep_cysts else np.where(rounded == CYST, LABELS["kidney"], rounded)
+    if furthest:
+        warnings.warn(f"{image.get_filename()}: rounded labels that were up to {furthest:.1g} off.", stacklevel=2)
     return label
 
 
@@ -216,8 +226,8 @@ def check_same_grid(image: nib.Nifti1Image, label: nib.Nifti1Image, key: str) ->
 def describe_range_problem(lowest: float, highest: float) -> str:
     """What makes a value range unlike the Hounsfield units of a CT; empty when nothing does."""
     found = f"found values from {lowest:g} to {highest:g}"
-    if highest - lowest <= 2:
-        return f"expected Hounsfield units, {found}: constant or normalized"
+    if highest - lowest < NARROWEST_HU:
+        return f"expected Hounsfield units, {found}: constant, normalized or standardized"
     if lowest >= 0 and highest > 255:
         return f"expected Hounsfield units with air below 0, {found}: MR, PET, or CT without its rescale intercept"
     if lowest < -32768 or highest > 65535:
