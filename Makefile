@@ -32,7 +32,7 @@ TO := --dataset_dir $(DEMO_DATA) --output_dir $(DEMO_OUT) $(SIZE)
 .PHONY: demo test slow bundles clean
 demo: $(READY)
 ifndef DATA
-	$(BIN)/python scripts/make_phantoms.py --output $(DEMO_DATA) --count 10
+	$(BIN)/kits-lite demo-data --output $(DEMO_DATA) --count 10
 endif
 	@echo "== train"
 	$(RUN) --config_file configs/train.json $(TO) --ckpt_dir $(DEMO_OUT)/models $(TRAINING)

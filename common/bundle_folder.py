@@ -38,7 +38,7 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
         >>> open_bundle("bundles/kits_unet_pwp_segmentation")["network_def"]["channels"]
         [16, 32, 64, 128, 256]
     """
-    folder = Path(bundle).resolve()
+    folder = find_bundle(bundle)
     config_file = folder / f"configs/{config}.json"
     if not config_file.is_file():
         raise InputError(f"{bundle}: expected a bundle folder, found no configs/{config}.json in it.")
@@ -50,6 +50,12 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
     parser.read_config(config_file)
     parser["bundle_root"] = str(folder)
     return parser
+
+
+def find_bundle(bundle: PathLike) -> Path:
+    """The folder of a bundle: the one that is named, or in a checkout that of this name in `bundles/`."""
+    listed = SOURCE.parent / "bundles" / bundle
+    return listed if not Path(bundle).exists() and listed.is_dir() else Path(bundle).resolve()
 
 
 def _holds_this_package(folder: Path) -> bool:

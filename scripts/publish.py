@@ -12,13 +12,13 @@ from studies.publishing import publish
 from zoo.rendering import BUNDLES, write_bundle
 from zoo.variants import BASELINES, VARIANTS
 
-EXAMPLE = "example: python scripts/publish.py --network kits_pocket_unet_segmentation --dataset_dir D --trainings O"
+EXAMPLE = "example: python scripts/publish.py --network kits_pocket_unet_segmentation --dataset-dir D --trainings O"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--network", required=True, choices=[row.name for row in (*VARIANTS, *BASELINES)])
-    parser.add_argument("--dataset_dir", type=Path, required=True, help="KiTS folder that it was trained on")
+    parser.add_argument("--dataset-dir", type=Path, required=True, help="KiTS folder that it was trained on")
     parser.add_argument("--trainings", type=Path, required=True, help="output folder of train.py")
     arguments = parser.parse_args(arguments)
     report_input_errors()

@@ -11,13 +11,13 @@ from common.errors import report_input_errors
 from studies.protocol import ALL, FOLDS, segment_held_out, train
 from zoo.variants import BASELINES, VARIANTS
 
-EXAMPLE = "example: python scripts/train.py --network kits_pocket_unet_segmentation --dataset_dir D --output O"
+EXAMPLE = "example: python scripts/train.py --network kits_pocket_unet_segmentation --dataset-dir D --output O"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--network", required=True, choices=[row.name for row in (*VARIANTS, *BASELINES)])
-    parser.add_argument("--dataset_dir", type=Path, required=True, help="KiTS folder with the cases of the folds")
+    parser.add_argument("--dataset-dir", type=Path, required=True, help="KiTS folder with the cases of the folds")
     parser.add_argument("--output", type=Path, required=True, help="folder of trainings; a repeated command goes on")
     parser.add_argument("--folds", nargs="+", choices=(*FOLDS, ALL), default=[*FOLDS, ALL], help="all by default")
     parser.add_argument("--bfloat16", action="store_true", help="autocast, faster on a CPU with AMX")

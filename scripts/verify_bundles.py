@@ -14,13 +14,13 @@ from common.errors import report_input_errors
 from zoo.verification import verify_bundle
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
-EXAMPLE = "example: python scripts/verify_bundles.py bundles/kits_pocket_unet_segmentation --dataset_dir kits19"
+EXAMPLE = "example: python scripts/verify_bundles.py bundles/kits_pocket_unet_segmentation --dataset-dir kits19"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="bundle folder; all of bundles/")
-    parser.add_argument("--dataset_dir", type=Path, help="KiTS folder; without it no Dice is recomputed")
+    parser.add_argument("--dataset-dir", type=Path, help="KiTS folder; without it no Dice is recomputed")
     parser.add_argument("--json", action="store_true", help="print every check of every bundle as JSON instead")
     arguments = parser.parse_args(arguments)
     report_input_errors()

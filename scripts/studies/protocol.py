@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from common.app.segmenter import Segmenter, segment_to_folder
+from common.app.workflows import CHANNELS_ONLY, NOT_COPIED, run_configs
 from common.bundle_folder import open_bundle
 from common.errors import InputError
 from common.files import replace_file
 from common.kits.cases import find_cases, read_split, select_labelled
 from zoo.rendering import BUNDLES, count_complexity
 from zoo.variants import BASELINES, VARIANTS, Variant
-from zoo.workflows import CHANNELS_ONLY, NOT_COPIED, run_configs
 
 FOLDS = ("fold_1", "fold_2", "fold_3")
 ALL = "all"
@@ -147,7 +147,7 @@ def write_untrained(variant: Variant, folder: Path) -> None:
 def segment_held_out(folder: Path, fold: str, dataset_dir: Path, output: Path) -> None:
     """Segment the held-out cases of a fold with the network trained on it: `<output>/<case>.nii.gz`."""
     output.mkdir(parents=True, exist_ok=True)
-    segmenter = Segmenter(folder)
+    segmenter = Segmenter(folder, backend="torch")
     for case in select_labelled(find_cases(dataset_dir), read_split(find_split(fold))["validation"]):
         (output / f"{case['case']}.nii.gz").unlink(missing_ok=True)
         segment_to_folder(segmenter, case, output)

@@ -60,7 +60,7 @@ def publish(name: str, dataset_dir: Path, trainings: Path) -> dict[str, Any]:
     record: dict[str, Any] = {"cross_validation": score_folds(predictions, cases, split_files)}
     if variant in VARIANTS:
         ship_weights(folder / ALL / "models/model.pt", BUNDLES / name / "models/model.pt")
-        shipped = score_counts(count_segmentations(Segmenter(BUNDLES / name), cases))
+        shipped = score_counts(count_segmentations(Segmenter(BUNDLES / name, backend="torch"), cases))
         record |= {"trained_on": TRAINED_ON, "shipped_weights": shipped}
     write_record(name, record)
     return record

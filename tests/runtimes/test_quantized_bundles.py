@@ -58,7 +58,7 @@ def test_a_bundles_file_is_a_quarter_and_tells_what_it_was_calibrated_with(small
 def test_it_segments_and_its_segmentations_are_told_apart(small_bundle, phantoms, tmp_path):
     case = find_cases(phantoms)[0]
     path = export_int8(small_bundle, phantoms, tmp_path)
-    eager, full = Segmenter(small_bundle, "cpu"), Segmenter(small_bundle, backend="openvino")
+    eager, full = Segmenter(small_bundle, "cpu", backend="torch"), Segmenter(small_bundle, backend="openvino")
     segmenter = Segmenter(small_bundle, backend="openvino", exported=path)
     expected, found = (one.segment(case).label_map for one in (eager, segmenter))
     assert len(np.unique(expected)) > 1 and (expected == found).mean() > 0.9

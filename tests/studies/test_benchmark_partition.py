@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from apart_runs import start_apart
+from distributed_runs import start_distributed
 
 from common.errors import InputError
 from common.networks import LiteUNet
@@ -103,7 +103,7 @@ measure_rank({kind!r}, {json.dumps(setting)!r}, {str(tmp_path)!r})
 import os
 os._exit(0)
 """
-    codes, printed = start_apart(tmp_path, 2, before).wait()
+    codes, printed = start_distributed(tmp_path, 2, before).wait()
     assert codes == [0, 0], printed
     result = json.loads((tmp_path / "result.json").read_text())
     layers = measure_layers(network, (1, 1, 32, 32))

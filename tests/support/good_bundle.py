@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from bundle_runs import POCKET, ROOT
 
+from common.app.card import NO_WEIGHTS, describe_weights
 from common.app.segmenter import Segmenter
 from common.compression.complexity import count_flops, count_nonzero_parameters, count_parameters
 from common.files import hash_file
 from common.kits.cases import find_cases
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
-from zoo.rendering import NO_WEIGHTS, describe_weights, write_bundle
+from zoo.rendering import write_bundle
 from zoo.variants import VARIANTS
 from zoo.verification import CHECKS, verify_bundle
 
@@ -30,7 +31,7 @@ SWAPPED = "0 background, 1 tumor, 2 kidney"
 DICE = ("Dice of the cross-validation", "Dice of the shipped weights")
 FAST = [name for name in CHECKS if name not in (*DICE, "run elsewhere")]
 FOLDS = [[0, 1], [2], [3]]
-SCORE = "python scripts/score.py --labels kits19 --predictions out"
+SCORE = "kits-lite score --labels kits19 --predictions out"
 
 
 def edit(path: Path, change: Callable[[dict], object]) -> None:
@@ -74,7 +75,7 @@ def write_good_bundle(root: Path, phantoms: Path) -> Path:
     cases, predictions = find_cases(phantoms), root / "docs/cross_validation" / POCKET
     predictions.mkdir(parents=True)
     (root / "docs/protocol.md").write_text("How.")
-    segmenter, ours, folds = Segmenter(bundle), [], []
+    segmenter, ours, folds = Segmenter(bundle, backend="torch"), [], []
     labels = [np.asarray(nib.load(case["label"]).dataobj) for case in cases]
     moved = [np.roll(label, 1 + index, axis=1) for index, label in enumerate(labels)]
     for case, label, prediction in zip(cases, labels, moved):

@@ -94,11 +94,15 @@ METADATA_BREAKS = [
         "docs/nothere.md: expected a file, found none",
     ),
     (
-        put("python scripts/score.py --label x", *SHIPPED, "command"),
+        put("kits-lite score --label x", *SHIPPED, "command"),
         "documented commands",
-        "scores.shipped_weights.command: scripts/score.py --label: expected an option of the script, found none",
+        "scores.shipped_weights.command: kits-lite score --label: expected an option of the command, found none",
     ),
-    (put("make dice", *SCORES, "command"), "documented commands", "expected python scripts/*.py, found make dice"),
+    (
+        put("make dice", *SCORES, "command"),
+        "documented commands",
+        "expected python scripts/*.py or kits-lite, found make dice",
+    ),
     (add(0.001, *SHIPPED, "tumor"), DICE[1], "scores.shipped_weights.tumor: expected"),
     (add(0.001, *SHIPPED, "per_case", "tumor"), DICE[1], "scores.shipped_weights.per_case.tumor: expected"),
     (add(1, *SHIPPED, "cases"), DICE[1], "scores.shipped_weights.cases: expected 5, found 4"),

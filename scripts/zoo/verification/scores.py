@@ -23,7 +23,7 @@ def check_shipped_scores(bundle: Bundle) -> Iterator[str]:
     if len(cases) != recorded["cases"]:
         yield f"scores.shipped_weights.cases: expected {recorded['cases']}, found {len(cases)}"
         return
-    found = score_counts(count_segmentations(Segmenter(bundle.folder), cases))
+    found = score_counts(count_segmentations(Segmenter(bundle.folder, backend="torch"), cases))
     yield from _compare_scores("scores.shipped_weights", recorded, found)
 
 

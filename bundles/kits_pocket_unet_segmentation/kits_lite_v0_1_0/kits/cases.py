@@ -44,6 +44,12 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
     Raises:
         InputError: when the folder is missing or holds no case, two images share a name, or a label is asked for and
             missing; all missing files are named, one line each.
+
+    Example:
+        >>> find_cases("scan.nii.gz")
+        [{'case': 'scan', 'image': 'scan.nii.gz'}]
+        >>> len(find_cases("kits"))
+        4
     """
     folder = Path(folder)
     if folder.is_file() and folder.name.endswith(IMAGE_SUFFIXES):

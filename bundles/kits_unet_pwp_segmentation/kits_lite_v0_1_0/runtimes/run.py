@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class ExportedNetwork:
         except InputError:
             raise
         except Exception as error:  # every runtime has errors of its own
-            raise InputError(f"{path}: expected what export.py writes, found what {backend} refuses.") from error
+            raise InputError(f"{path}: expected what kits-lite export writes, found what {backend} refuses.") from error
 
     @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
@@ -65,10 +66,14 @@ class ExportedNetwork:
 
 def choose_backend(device: str | None = None, exported: PathLike | None = None) -> str:
     """
-    The backend for an exported file; without one OpenVINO on the CPU, PyTorch elsewhere.
+    The backend for an exported file; without one OpenVINO on the CPU where it is installed, else PyTorch.
 
     Raises:
         InputError: when no backend runs such a file.
+
+    Example:
+        >>> choose_backend(exported="kits_unet_segmentation.onnx")
+        'onnxruntime'
     """
     if exported is not None:
         suffix = Path(exported).suffix
@@ -78,7 +83,7 @@ def choose_backend(device: str | None = None, exported: PathLike | None = None) 
         known = ", ".join(sum(BACKENDS.values(), ()))
         raise InputError(f"exported: expected a file in one of {known}, found {exported}.")
     on_cpu = device == "cpu" if device is not None else not torch.cuda.is_available()
-    return "openvino" if on_cpu else "torch"
+    return "openvino" if on_cpu and find_spec("openvino") else "torch"
 
 
 def open_network(
@@ -157,7 +162,7 @@ def check_backend(backend: str, precision: str) -> None:
         raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, found {backend}.")
     precisions = PRECISIONS if backend == "openvino" else PRECISIONS[:1]
     if precision not in precisions:
-        remedy = "; export.py writes int8 files" if precision == "int8" else ""
+        remedy = "; kits-lite export writes int8 files" if precision == "int8" else ""
         raise InputError(f"precision: expected {' or '.join(precisions)} with {backend}, found {precision}{remedy}.")
     import_package(backend)
 

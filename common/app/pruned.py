@@ -11,15 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.bundle_folder import open_bundle
-from common.compression.channels import prune_channels, scale_channels
-from common.compression.complexity import measure_complexity
-from common.compression.zeros import METHODS, LayerSparsity, measure_sparsity, prune_weights
-from common.errors import InputError
-from common.networks import LiteUNet, load_weights
-from common.networks.weights import save_weights
-
-from .rendering import NO_WEIGHTS, count_complexity, count_zeros, describe_weights, render_weights
+from ..bundle_folder import find_bundle, open_bundle
+from ..compression.channels import prune_channels, scale_channels
+from ..compression.complexity import measure_complexity
+from ..compression.zeros import METHODS, LayerSparsity, measure_sparsity, prune_weights
+from ..errors import InputError
+from ..networks import LiteUNet, load_weights
+from ..networks.weights import save_weights
+from .card import NO_WEIGHTS, count_complexity, count_zeros, describe_weights, render_weights
 from .workflows import CHANNELS_ONLY, NOT_COPIED, run_configs
 
 TRAINED_ON = "the cases that the bundle pruned here was trained or fine-tuned on"
@@ -99,6 +98,7 @@ def write_pruned_bundle(
     Raises:
         InputError: where something is missing, or the pruning does not fit the network.
     """
+    bundle = find_bundle(bundle)
     if output.exists():
         raise InputError(f"{output}: expected a new folder, found one that exists.")
     if dataset_dir is None and (finetuning or pruning.importance == "taylor"):
@@ -127,6 +127,19 @@ def write_pruned_bundle(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return PrunedBundle(output, original, before, after, measure_sparsity(pruned))
+
+
+def read_channels(text: str) -> list[int]:
+    """
+    Widths as they are typed, "16,32,64,128,256".
+
+    Raises:
+        InputError: when they are no numbers.
+    """
+    try:
+        return [int(width) for width in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--channels: expected numbers with commas between, found {text}.") from error
 
 
 def _build_network(bundle: Path) -> LiteUNet:
