@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common.bundle_folder import build_on_meta, open_bundle
+from common.bundle_folder import build_on_meta, open_bundle, read_slice_size
 from common.errors import report_input_errors
 from common.partitioning.layers import measure_layers
 from studies.partition import LARGE, SMALL, Setting, run_processes
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     setting = Setting(arguments.bundle, arguments.slices, arguments.micro_batches, arguments.repeats)
     network, config = build_on_meta(setting.bundle), open_bundle(setting.bundle)
-    layers = measure_layers(network, (1, network.arguments["in_channels"], *config["spatial_size"]))
+    layers = measure_layers(network, (1, network.arguments["in_channels"], *read_slice_size(setting.bundle)))
     points = [("cases", 1)] + [(kind, processes) for kind in KINDS for processes in arguments.processes]
     with tempfile.TemporaryDirectory() as name:
         layer_seconds = run_processes("layers", 1, setting, Path(name))["seconds"]

@@ -8,7 +8,8 @@ from bundle_runs import SLICES, needs_slices
 
 from common.app.segmenter import Segmenter
 from common.kits.cases import find_cases, read_case
-from common.kits.slices import SliceDataset, orient_to_ras
+from common.kits.preprocessing import SliceGrid, orient_to_ras
+from common.kits.slices import SliceDataset
 
 pytestmark = needs_slices
 
@@ -23,10 +24,10 @@ def test_all_cases_pass_the_check_and_hold_66_labelled_slices():
 
 def test_every_slice_is_prepared_upright(tmp_path):
     cases = find_cases(SLICES, labelled=True)
-    dataset = SliceDataset(cases, tmp_path, foreground_share=None)
+    dataset = SliceDataset(cases, tmp_path, SliceGrid((256, 256)), batch_size=1)
     assert len(dataset) == 66
     # the spine, the brightest bone, lies behind the middle of the body in RAS
-    images = np.stack([dataset[i]["image"].numpy()[0] for i in range(66)])
+    images = np.stack([dataset[i]["image"].numpy()[0, 0] for i in range(66)])
     bright = (images > 0.9).mean(axis=(0, 1))
     assert bright[:128].sum() > 1.5 * bright[128:].sum()
 

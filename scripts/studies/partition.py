@@ -16,7 +16,7 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from common.bundle_folder import build_on_meta, open_bundle
+from common.bundle_folder import build_on_meta, open_bundle, read_slice_size
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
 from common.partitioning.algorithms import partition
@@ -84,7 +84,7 @@ def _measure(kind: str, setting: Setting, weights: Path) -> dict[str, object]:
     rank, world, device = dist.get_rank(), dist.get_world_size(), torch.device("cpu")
     network, config = build_on_meta(setting.bundle), open_bundle(setting.bundle)
     batch_size = config["batch_size"]
-    slices = torch.rand(setting.slices, network.arguments["in_channels"], *config["spatial_size"])
+    slices = torch.rand(setting.slices, network.arguments["in_channels"], *read_slice_size(setting.bundle))
     if kind == "link":
         return {"seconds": [measure_message(floats, 4 * setting.repeats) for floats in (SMALL, LARGE)]}
     if kind == "pipeline":

@@ -100,6 +100,12 @@ def test_a_prediction_on_another_grid_is_refused(changes, words, phantoms, predi
     assert str(path) in str(error.value) and not (tmp_path / "s.csv").exists()
 
 
+def test_an_output_that_is_a_folder_is_told_before_any_case_is_scored(phantoms, predictions, run_door, capsys):
+    with pytest.raises(InputError, match="expected a file to write, found a folder"):
+        run_door("score", labels=phantoms, predictions=predictions, output=predictions.parent)
+    assert "case/s" not in capsys.readouterr().err
+
+
 def test_good_cases_pass_the_check_and_every_bad_one_is_a_line(phantoms, change, run_door, tmp_path, capsys):
     assert run_door("check", input=phantoms) == 0
     assert "4 cases, 0 bad" in capsys.readouterr().out

@@ -52,7 +52,7 @@ def test_volumes_are_voxels_times_their_size():
     label_map = np.zeros((4, 5, 6), np.uint8)
     label_map[:2, 0, 0], label_map[0, 1, :3] = 1, 2
     affine = np.diag([-2.0, 3.0, 5.0, 1.0])
-    volumes = Segmentation(label_map, label_map, (2, 3, 5), label_map, affine).volumes_ml
+    volumes = Segmentation(label_map, label_map, (2, 3, 5), label_map, affine, {}).volumes_ml
     assert volumes == pytest.approx({"kidney": 2 * 0.03, "tumor": 3 * 0.03})
 
 
@@ -79,6 +79,13 @@ def test_a_name_that_is_no_nifti_is_refused(segmenter, scan, tmp_path):
     with pytest.raises(InputError, match=r"mask.png: expected a name that ends in .nii.gz or .nii, found another"):
         segmenter(scan).save(tmp_path / "mask.png")
     assert not (tmp_path / "mask.png").exists()
+
+
+def test_the_scan_itself_is_never_written(segmenter, scan):
+    before = scan.read_bytes()
+    with pytest.raises(InputError, match="scan0_synthetic.nii.gz: expected another file than the image"):
+        segmenter(scan).save(scan)
+    assert scan.read_bytes() == before
 
 
 def test_load_gives_the_network_with_the_weights_that_ship():

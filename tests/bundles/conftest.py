@@ -13,8 +13,8 @@ import torch
 from bundle_runs import BUNDLES, POCKET, read_network
 from good_bundle import edit
 
-from common.kits.inferer import resize_slices, scale_intensity
 from common.kits.phantom import make_phantom
+from common.kits.preprocessing import resize_slices, scale_intensity
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
 from zoo.label.check import write_studies
@@ -34,6 +34,7 @@ def make_bundle(tmp_path_factory) -> Callable[[str], Path]:
         bundle = write_bundle(next(variant for variant in VARIANTS if variant.name == name), folder)
         for config in ("inference", "train"):
             edit(bundle / f"configs/{config}.json", lambda content: content.update(spatial_size=SIZE))
+        edit(bundle / "configs/train.json", lambda content: content.update(windows={"32": 1}))
         torch.manual_seed(0)
         network = read_network(bundle)
         if (shipped := BUNDLES / name / "models/model.pt").is_file():

@@ -17,6 +17,7 @@ from common.networks import LiteUNet
 from common.networks.weights import save_weights
 
 TRAIN, EVALUATE, INFERENCE, PRUNE = ("train",), ("train", "evaluate"), ("inference",), ("train", "prune")
+SMALL = {"spatial_size": "[32,32]", "windows": "{'32': 1}"}
 
 
 def truncate(path: Path) -> None:
@@ -103,7 +104,7 @@ def bundle(weighted_bundle) -> Path:
 
 def find_error(bundle: Path, *configs: str, **arguments) -> list[str]:
     """The lines of the error that a run must end with."""
-    done = run_bundle(bundle, *configs, **{"spatial_size": "[32,32]"} | arguments)
+    done = run_bundle(bundle, *configs, **({"spatial_size": "[32,32]"} if configs == INFERENCE else SMALL) | arguments)
     assert done.returncode != 0
     assert "Traceback" not in done.stdout + done.stderr
     lines = done.stderr.strip().splitlines()
@@ -157,6 +158,22 @@ def test_missing_and_foreign_weights_are_one_clear_line(bundle, data):
 
 
 @pytest.mark.slow
+def test_inference_and_evaluation_never_write_where_they_read(bundle, data):
+    before = {path: path.read_bytes() for path in data.rglob("*.nii.gz")}
+    for configs in (INFERENCE, EVALUATE):
+        for output in (data, data / "case_1_synthetic"):
+            (line,) = find_error(bundle, *configs, dataset_dir=data, output_dir=output, subset="all")
+            assert "expected another folder than that of the inputs" in line
+    plain = bundle / "scans"
+    plain.mkdir()
+    shutil.copy(data / "case_0_synthetic/imaging.nii.gz", plain / "scan.nii.gz")
+    (line,) = find_error(bundle, *INFERENCE, dataset_dir=plain, output_dir=plain)
+    assert "expected another folder than that of the inputs" in line
+    assert before == {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    assert [path.name for path in plain.iterdir()] == ["scan.nii.gz"]
+
+
+@pytest.mark.slow
 def test_a_split_with_a_case_on_both_sides_is_refused(bundle, data):
     split = bundle / "split.json"
     split.write_text('{"training": ["case_0_synthetic", "case_1_synthetic"], "validation": ["case_1_synthetic"]}')
@@ -174,7 +191,12 @@ def test_an_unfinished_run_on_other_cases_is_not_gone_on_with(bundle, data):
 WRONG_SETTINGS = {
     "keep": (TRAIN, {"keep": "first"}, "keep must be 'best' or 'last', got keep='first'"),
     "pretrained": (TRAIN, {"pretrained": "nowhere.pt"}, "nowhere.pt: no weights here"),
-    "spatial_size": (TRAIN, {"spatial_size": "[40,48]"}, "height and width must be divisible by 16, got 40 x 48"),
+    "window": (TRAIN, {"windows": "{'40': 1}"}, "height and width must be divisible by 16, got 40 x 40"),
+    "windows": (TRAIN, {"windows": "{'640': 1}"}, "windows: expected slices"),
+    "kind of view": (TRAIN, {"view_shares#near": 1}, "view_shares: expected foreground, negative, hard, found near"),
+    "no share": (TRAIN, {"view_shares": "{'negative': 1}"}, "expected a share of foreground views above 0"),
+    "HU window": (TRAIN, {"hu_window": "[255,0]"}, "hu_window: expected two Hounsfield units, the lower first"),
+    "pixel size": (TRAIN, {"spatial_size": None, "pixel_mm": 0}, "pixel_mm: expected a positive number, found 0"),
     "method": (PRUNE, {"method": "lottery"}, "method must be one of magnitude, sigma, got method='lottery'"),
     "amount": (PRUNE, {"amount": 1.0}, "amount must be in [0, 1), got amount=1.0"),
     "ramp": (PRUNE, {"ramp": 0}, "ramp must be in (0, 1], got ramp=0"),

@@ -20,6 +20,7 @@ from common.networks import load_weights
 
 WP, PWP = "kits_wp_unet_segmentation", "kits_unet_pwp_segmentation"
 SMALL = {"spatial_size": "[32,32]"}
+TRAINING = {**SMALL, "windows": "{'32': 1}"}
 TORCHRUN = (
     sys.executable,
     "-m",
@@ -42,7 +43,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bundle_trains_evaluates_and_segments(name, copy_bundle, phantoms, tmp_path):
     bundle = copy_bundle(name)
-    printed = run_well(bundle, "train", dataset_dir=phantoms, epochs=1, **SMALL)
+    printed = run_well(bundle, "train", dataset_dir=phantoms, epochs=1, **TRAINING)
     assert "epoch 1/1" in printed and "left" in printed
     weights = load(bundle / "models/model.pt")
     assert all(isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" for tensor in weights.values())
@@ -74,7 +75,7 @@ def test_a_bundle_trains_evaluates_and_segments(name, copy_bundle, phantoms, tmp
 @pytest.mark.slow
 def test_a_plain_folder_is_segmented_from_the_bundles_own_folder(copy_bundle, phantoms, tmp_path):
     bundle = copy_bundle()
-    run_well(bundle, "train", dataset_dir=phantoms, epochs=1, **SMALL)
+    run_well(bundle, "train", dataset_dir=phantoms, epochs=1, **TRAINING)
     plain = tmp_path / "plain"
     plain.mkdir()
     for number, case in enumerate(sorted(phantoms.iterdir())[:2]):
@@ -86,7 +87,7 @@ def test_a_plain_folder_is_segmented_from_the_bundles_own_folder(copy_bundle, ph
 @pytest.mark.slow
 def test_two_runs_and_a_killed_and_resumed_one_give_the_same_weights(copy_bundle, phantoms, tmp_path):
     bundle = copy_bundle()
-    arguments = {"dataset_dir": phantoms, "epochs": 5, "cache_dir": tmp_path / "cache", **SMALL}
+    arguments = {"dataset_dir": phantoms, "epochs": 5, "cache_dir": tmp_path / "cache", **TRAINING}
     for run in ("first", "second"):
         run_well(bundle, "train", ckpt_dir=tmp_path / run, **arguments)
     assert equal(load(tmp_path / "first/model.pt"), load(tmp_path / "second/model.pt"))
@@ -110,9 +111,9 @@ def test_two_runs_and_a_killed_and_resumed_one_give_the_same_weights(copy_bundle
 @pytest.mark.slow
 def test_without_validation_the_last_weights_are_kept(copy_bundle, phantoms):
     bundle = copy_bundle()
-    run_well(bundle, "train", dataset_dir=phantoms, epochs=1, val_interval=2, **SMALL)
+    run_well(bundle, "train", dataset_dir=phantoms, epochs=1, val_interval=2, **TRAINING)
     assert not (bundle / "models/model.pt").exists()
-    run_well(bundle, "train", dataset_dir=phantoms, epochs=1, val_interval=2, keep="last", **SMALL)
+    run_well(bundle, "train", dataset_dir=phantoms, epochs=1, val_interval=2, keep="last", **TRAINING)
     assert load(bundle / "models/model.pt")
 
 
@@ -120,7 +121,7 @@ def test_without_validation_the_last_weights_are_kept(copy_bundle, phantoms):
 @pytest.mark.parametrize("name", [WP, PWP])
 def test_the_recipe_of_a_pruned_network_from_training_to_segmentation(name, copy_bundle, phantoms, tmp_path):
     bundle = copy_bundle(name)
-    data = {"dataset_dir": phantoms, **SMALL}
+    data = {"dataset_dir": phantoms, **TRAINING}
     dense = {"network_def#channels": "[64,64,128,256,512]", "ckpt_dir": "models/dense"} if name == PWP else {}
     run_well(bundle, "train", epochs=1, **data, **dense)
     run_well(bundle, "train", "prune", epochs=2, importance="l1", **data)
@@ -145,8 +146,8 @@ def test_the_recipe_of_a_pruned_network_from_training_to_segmentation(name, copy
 @pytest.mark.slow
 def test_a_killed_pruning_run_goes_on_to_the_same_weights_and_two_processes_prune_too(copy_bundle, phantoms, tmp_path):
     bundle = copy_bundle()
-    run_well(bundle, "train", dataset_dir=phantoms, epochs=1, **SMALL)
-    arguments = {"dataset_dir": phantoms, "epochs": 4, **SMALL}
+    run_well(bundle, "train", dataset_dir=phantoms, epochs=1, **TRAINING)
+    arguments = {"dataset_dir": phantoms, "epochs": 4, **TRAINING}
     run_well(bundle, "train", "prune", ckpt_dir=tmp_path / "whole", **arguments)
     process = start_bundle(bundle, "train", "prune", ckpt_dir=tmp_path / "killed", **arguments)
     for line in process.stdout:
@@ -167,7 +168,8 @@ def test_a_killed_pruning_run_goes_on_to_the_same_weights_and_two_processes_prun
 @pytest.mark.slow
 def test_two_processes_train_and_evaluate_together(copy_bundle, phantoms):
     bundle = copy_bundle(POCKET)
-    printed = run_well(bundle, "train", "multi_gpu_train", launcher=TORCHRUN, dataset_dir=phantoms, epochs=2, **SMALL)
+    data = {"dataset_dir": phantoms, **TRAINING}
+    printed = run_well(bundle, "train", "multi_gpu_train", launcher=TORCHRUN, epochs=2, **data)
     assert printed.count("epoch 2/2") == 1
     assert not any(key.startswith("module.") for key in load(bundle / "models/model.pt"))
     run_well(bundle, "train", "evaluate", dataset_dir=phantoms, subset="all", output_dir="one", **SMALL)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from refusals import error_message
 
-from common.kits.cases import find_cases, format_case_name, name_case, read_case
+from common.kits.cases import find_cases, name_case, read_case
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -134,7 +134,6 @@ def test_an_empty_and_a_missing_folder_are_refused(tmp_path):
 )
 def test_a_case_is_named_after_its_folder_in_kits_and_else_after_its_file(image, name):
     assert name_case(image) == name
-    assert format_case_name({"filename_or_obj": str(image)}, saver=None) == {"subject": name, "idx": None}
 
 
 def test_a_kits_image_in_the_working_directory_has_a_name_too(tmp_path, monkeypatch):

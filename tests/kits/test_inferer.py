@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from common.kits.inferer import AxialInferer, choose_classes, resize_slices, scale_intensity
+from common.kits.inferer import AxialInferer
+from common.kits.preprocessing import choose_classes, resize_slices, scale_intensity
 
 SIZE = (32, 32)
 KIDNEY, TUMOUR = 100, 200  # intensities

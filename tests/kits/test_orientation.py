@@ -13,12 +13,13 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
-from monai.transforms import Compose, Invertd, LoadImaged, Orientationd, SaveImaged
+from monai.transforms import Compose, Invertd, LoadImaged, Orientationd
 
 from common.kits import volumes
-from common.kits.cases import find_cases, format_case_name
+from common.kits.cases import find_cases
 from common.kits.inferer import AxialInferer
-from common.kits.readers import CTReader, WholeFileWriter
+from common.kits.masks import SaveMaskd
+from common.kits.readers import CTReader
 
 SHAPE = (24, 24, 10)  # square slices, so that a transposed one would fit
 AXES = ["IPL", "RAS", "LPS", "ASR", "oblique"]
@@ -58,6 +59,13 @@ def patients(tmp_path, write_nifti, make_affine, store) -> dict[str, Path]:
     }
 
 
+def make_weights(output_dir: Path) -> Path:
+    """A file to stand for the network's weights: its hash goes into every mask."""
+    path = output_dir.with_name("model.pt")
+    path.write_bytes(b"weights")
+    return path
+
+
 def chain_in_python(output_dir: Path, invert: bool = True) -> tuple[Compose, Compose]:
     """Preprocessing and postprocessing as inference.json has them."""
     preprocessing = Compose(
@@ -66,17 +74,7 @@ def chain_in_python(output_dir: Path, invert: bool = True) -> tuple[Compose, Com
             Orientationd("image", axcodes="RAS", labels=None),
         ]
     )
-    save = SaveImaged(
-        "pred",
-        output_dir=output_dir,
-        output_postfix="",
-        separate_folder=False,
-        resample=False,
-        output_dtype="uint8",
-        writer=WholeFileWriter,
-        output_name_formatter=format_case_name,
-        print_log=False,
-    )
+    save = SaveMaskd("pred", output_dir, make_weights(output_dir))
     back = Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False)
     return preprocessing, Compose([back, save] if invert else [save])
 
@@ -84,7 +82,8 @@ def chain_in_python(output_dir: Path, invert: bool = True) -> tuple[Compose, Com
 def chain_of_config(output_dir: Path) -> tuple[Compose, Compose]:
     config = json.loads(CONFIG.read_text())
     parser = ConfigParser(
-        {key: config[key] for key in ("preprocessing", "postprocessing")} | {"output_dir": output_dir}
+        {key: config[key] for key in ("preprocessing", "postprocessing", "backend")}
+        | {"output_dir": output_dir, "weights": make_weights(output_dir)}
     )
     return parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
 

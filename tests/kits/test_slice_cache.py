@@ -17,9 +17,11 @@ from refusals import error_lines
 
 from common.kits import slices
 from common.kits.cases import find_cases
+from common.kits.preprocessing import SliceGrid
 from common.kits.slices import SliceDataset, prepare_slices
 
 SIZE = (32, 24)
+GRID = SliceGrid(SIZE)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -44,7 +46,7 @@ def resize_by_hand(axial: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def test_the_cache_holds_what_resizing_by_hand_gives(volume, write_case, tmp_path, monkeypatch, size, slices_at_once):
     monkeypatch.setattr(slices, "SLICES_AT_ONCE", slices_at_once)
     image, label = volume
-    (file,) = prepare_slices([write_case(*volume)], tmp_path / "cache", size)
+    (file,) = prepare_slices([write_case(*volume)], tmp_path / "cache", SliceGrid(size))
     cached = np.load(file)
     assert (cached.dtype, cached.shape) == (np.uint8, (image.shape[2], 2, *size))
     for index, (cached_image, cached_label) in enumerate(cached):
@@ -58,10 +60,22 @@ def test_the_cache_holds_what_resizing_by_hand_gives(volume, write_case, tmp_pat
     assert set(np.unique(cached[:, 1])) == {0, 1, 2}
 
 
+@pytest.mark.parametrize("axes", ["IPL", "ASR"])
+def test_a_pixel_size_in_mm_and_another_window_decide_what_is_cached(volume, write_case, tmp_path, axes):
+    image, label = volume  # 1.5 x 2 mm
+    grid = SliceGrid(pixel_mm=3)
+    (file,) = prepare_slices([write_case(*volume, axes=axes)], tmp_path / "cache", grid, (-200, 300))
+    cached = np.load(file)
+    assert cached.shape == (image.shape[2], 2, 32, 32)  # 64 * 1.5 / 3, 48 * 2 / 3
+    expected = resize_by_hand((image[..., 3].clip(-200, 300) + 200) * 0.51, (32, 32))
+    np.testing.assert_allclose(cached[3, 0], expected, atol=1.01)
+    assert prepare_slices([write_case(*volume, axes=axes)], tmp_path / "cache", grid, (0, 255)) != [file]
+
+
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "ASR", "oblique"])
 def test_one_patient_stored_along_any_axes_gives_identical_slices(volume, write_case, tmp_path, axes):
     cases = [write_case(*volume, case=f"case_{stored}", axes=stored) for stored in ("IPL", axes)]
-    first, second = (np.load(file) for file in prepare_slices(cases, tmp_path / "cache", SIZE))
+    first, second = (np.load(file) for file in prepare_slices(cases, tmp_path / "cache", GRID))
     np.testing.assert_array_equal(first, second)
     # the check: no other orientation of the slices would do
     assert not np.array_equal(first, second[::-1])
@@ -71,7 +85,7 @@ def test_one_patient_stored_along_any_axes_gives_identical_slices(volume, write_
 
 def test_volumes_are_memory_maps_and_not_arrays(volume, write_case, tmp_path):
     cases = [write_case(*volume, case=f"case_{i}") for i in range(6)]
-    data_set = SliceDataset(cases, tmp_path / "cache", SIZE)
+    data_set = SliceDataset(cases, tmp_path / "cache", GRID)
     for i in range(0, len(data_set), 5):
         data_set[i]
     maps = data_set._map_volumes()
@@ -88,7 +102,7 @@ def test_a_second_construction_writes_nothing_and_a_changed_source_prepares_anew
     image, label = volume
     cache = tmp_path / "cache"
     data = [write_case(image, label, case)]
-    prepare = lambda size=SIZE: prepare_slices(data, cache, size)[0]  # noqa: E731
+    prepare = lambda size=SIZE: prepare_slices(data, cache, SliceGrid(size))[0]  # noqa: E731
     first = prepare()
     written = first.stat().st_mtime_ns
     assert prepare() == first
@@ -111,9 +125,9 @@ def test_a_second_construction_writes_nothing_and_a_changed_source_prepares_anew
 
 def test_a_replaced_source_gives_its_new_slices(volume, write_case, tmp_path):
     image, label = volume
-    (before,) = prepare_slices([write_case(image, label)], tmp_path / "cache", (64, 48))
+    (before,) = prepare_slices([write_case(image, label)], tmp_path / "cache", SliceGrid((64, 48)))
     before = np.load(before)
-    (after,) = prepare_slices([write_case(image[::-1], label[::-1])], tmp_path / "cache", (64, 48))
+    (after,) = prepare_slices([write_case(image[::-1], label[::-1])], tmp_path / "cache", SliceGrid((64, 48)))
     np.testing.assert_array_equal(np.load(after), before[:, :, ::-1])
 
 
@@ -126,12 +140,12 @@ def test_all_bad_volumes_are_told_at_once_and_the_good_ones_cached(volume, write
     write_case(image, label * 4, "case_3")
     write_case(image.clip(0, 1) + image.clip(255, 256).astype(image.dtype), label, "case_4")  # normalized
     del cases[5]["label"]
-    lines = error_lines(lambda: prepare_slices(cases, tmp_path / "cache", SIZE))
+    lines = error_lines(lambda: prepare_slices(cases, tmp_path / "cache", GRID))
     assert len(lines) == 5
     for number in range(1, 6):
         assert sum(f"case_{number}/" in line for line in lines) == 1
     assert [name.split("-")[0] for name in content(tmp_path / "cache")] == ["case_0", "case_6"]
-    assert len(prepare_slices([cases[0], cases[6]], tmp_path / "cache", SIZE)) == 2
+    assert len(prepare_slices([cases[0], cases[6]], tmp_path / "cache", GRID)) == 2
 
 
 def test_a_disk_that_is_too_small_is_told_in_one_line_before_anything_is_written(
@@ -141,14 +155,14 @@ def test_a_disk_that_is_too_small_is_told_in_one_line_before_anything_is_written
     needed = volume[0].shape[2] * 2 * SIZE[0] * SIZE[1]
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(needed, 1, needed - 1))
-    (line,) = error_lines(lambda: prepare_slices(data, tmp_path / "cache", SIZE))
+    (line,) = error_lines(lambda: prepare_slices(data, tmp_path / "cache", GRID))
     assert str(tmp_path / "cache") in line
     assert "free" in line
     assert list((tmp_path / "cache").iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 1, 10**9))
-    prepare_slices(data, tmp_path / "cache", SIZE)
+    prepare_slices(data, tmp_path / "cache", GRID)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(needed, needed, 0))
-    prepare_slices(data, tmp_path / "cache", SIZE)  # there already: a full disk does not matter
+    prepare_slices(data, tmp_path / "cache", GRID)  # there already: a full disk does not matter
 
 
 @pytest.mark.parametrize("axes", ["IPL", "ASR"])
@@ -164,8 +178,8 @@ def test_the_size_is_logged_before_anything_is_written(volume, write_case, tmp_p
     slices.logger.addHandler(watch)
     slices.logger.setLevel(logging.INFO)
     try:
-        prepare_slices(data, tmp_path / "cache", (256, 256))
-        prepare_slices(data, tmp_path / "cache", (256, 256))
+        prepare_slices(data, tmp_path / "cache", SliceGrid((256, 256)))
+        prepare_slices(data, tmp_path / "cache", SliceGrid((256, 256)))
     finally:
         slices.logger.removeHandler(watch)
         slices.logger.setLevel(previous)
@@ -181,15 +195,15 @@ def test_two_processes_prepare_one_cache_at_once_and_every_volume_once(kits_fold
     context = multiprocessing.get_context("fork")
     together, reports = context.Barrier(2), context.SimpleQueue()
 
-    def read_slowly(case):
+    def read_slowly(case, hu_window):
         prepared.append(case["case"])
         time.sleep(0.2)
-        return read(case)
+        return read(case, hu_window)
 
     def prepare():
         torch.set_num_threads(1)  # OpenMP does not survive a fork
         together.wait(timeout=60)
-        files = prepare_slices(cases, tmp_path / "cache", SIZE)
+        files = prepare_slices(cases, tmp_path / "cache", GRID)
         reports.put((prepared, files))
 
     prepared: list[str] = []  # every process fills its own
@@ -206,5 +220,5 @@ def test_two_processes_prepare_one_cache_at_once_and_every_volume_once(kits_fold
     assert sorted(first + second) == [case["case"] for case in cases]
     left = {file.name for file in (tmp_path / "cache").iterdir() if file.suffix != ".lock"}
     assert left == {file.name for file in files}
-    prepare_slices(cases, tmp_path / "alone", SIZE)
+    prepare_slices(cases, tmp_path / "alone", GRID)
     assert content(tmp_path / "cache") == content(tmp_path / "alone")

@@ -129,3 +129,51 @@ def test_selected_cases_come_in_the_order_of_the_names_and_are_copies():
 def test_every_case_that_is_missing_is_named():
     message = error_message(lambda: select_labelled(make_cases(2), ["case_7", "case_00001", "case_8"]))
     assert message.endswith("none named case_7, case_8.")
+
+
+# Several folders
+
+
+@pytest.fixture
+def folders(tmp_path) -> list[Path]:
+    """Whole slices of patients 1 to 4, and crops of 3, 4 and 5."""
+    for folder, numbers in (("whole", (1, 2, 3, 4)), ("crops", (3, 4, 5))):
+        for number in numbers:
+            case = tmp_path / folder / f"case_{number:05d}"
+            case.mkdir(parents=True)
+            for stem in ("imaging", "segmentation"):
+                (case / f"{stem}.nii.gz").touch()
+    return [tmp_path / "whole", tmp_path / "crops"]
+
+
+def test_the_cases_of_several_folders_come_one_folder_after_the_other(folders):
+    cases = find_cases(folders, labelled=True)
+    assert [case["case"][-1] for case in cases] == [*"1234345"]
+    assert cases == find_cases(folders[0]) + find_cases(folders[1])
+    assert find_cases([str(folders[0])]) == find_cases(folders[0])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_all_files_of_a_patient_are_on_one_side(folders, tmp_path, seed):
+    sides = make_split(folders, tmp_path / "split.json", validation_fraction=0.4, seed=seed)
+    names = {side: {case["case"] for case in cases} for side, cases in sides.items()}
+    assert len(names["training"]) == 3 and len(names["validation"]) == 2
+    assert not names["training"] & names["validation"]
+    assert sum(map(len, sides.values())) == 7
+    again = make_split(folders, tmp_path / "again.json", tmp_path / "split.json")
+    assert again == sides
+    assert read_subset(folders, tmp_path / "split.json") == sides["validation"]
+
+
+def test_a_patient_in_several_folders_is_told(folders, caplog):
+    with caplog.at_level("INFO", "common.kits.cases"):
+        find_cases(folders)
+    (record,) = caplog.records
+    assert "2 case numbers stand in several folders with different images, case_00003 for one" in record.message
+
+
+def test_the_same_image_in_two_folders_and_no_folder_at_all_are_refused(folders):
+    assert "expected every image in one of the folders" in error_message(lambda: find_cases([folders[0], folders[0]]))
+    assert "empty list" in error_message(lambda: find_cases([]))
+    missing = folders[0].parent / "nowhere"
+    assert str(missing) in error_message(lambda: find_cases([folders[0], missing]))

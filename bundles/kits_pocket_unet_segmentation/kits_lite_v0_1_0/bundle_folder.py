@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -83,6 +84,20 @@ class Alias(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         # what stands here afterwards is what the import gives
         sys.modules[module.__name__] = importlib.import_module(__package__ + module.__name__[len(PACKAGE) :])
+
+
+def read_slice_size(bundle: PathLike) -> tuple[int, int]:
+    """
+    Height and width of a typical slice as the network of a bundle sees it: what costs are counted for.
+
+    Raises:
+        InputError: when the folder is no bundle.
+    """
+    size = open_bundle(bundle).get("spatial_size")
+    if size is None:
+        metadata = json.loads((find_bundle(bundle) / "configs/metadata.json").read_text())
+        size = metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    return tuple(size)
 
 
 def build_on_meta(bundle: PathLike) -> nn.Module:

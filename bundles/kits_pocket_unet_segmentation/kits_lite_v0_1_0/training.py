@@ -6,9 +6,12 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from ignite.engine import Events
 from monai.engines import Evaluator, Trainer
 from monai.inferers import SimpleInferer
@@ -19,7 +22,9 @@ from torch.utils.data import DataLoader
 
 from .errors import InputError
 from .files import replace_file
-from .kits.slices import SliceDataset
+from .kits.preprocessing import choose_classes
+from .kits.slices import to_batch
+from .kits.views import ViewDataset
 from .networks import fold_batch_norm
 from .networks.weights import save_weights
 
@@ -41,7 +46,7 @@ class BFloat16Inferer(SimpleInferer):
 
 class BatchNormKeeper:
     """
-    Estimates BatchNorm's running statistics anew at the end of an epoch, from one pass over the training slices.
+    Estimates BatchNorm's running statistics anew at the end of an epoch, from one pass over the training views.
 
     A momentum of 0.01 follows the weights a few hundred iterations late: in a short run, and after pruning, the network
     would be validated and kept with statistics of weights long gone. Training itself never uses them. Without BatchNorm
@@ -49,17 +54,26 @@ class BatchNormKeeper:
 
     Args:
         network: the plain network, not its DistributedDataParallel wrapper.
-        dataloader: of the training slices.
+        dataloader: of the training views.
         interval: epochs between two estimates; the last epoch always has one.
+        most_batches: batches of the pass at the most.
 
     Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", https://arxiv.org/abs/2105.07576, Section 3.
     """
 
-    def __init__(self, network: nn.Module, dataloader: DataLoader, device: torch.device, interval: int = 1) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        dataloader: DataLoader,
+        device: torch.device,
+        interval: int = 1,
+        most_batches: int = 100,
+    ) -> None:
         self.network = network
         self.dataloader = dataloader
         self.device = device
         self.interval = interval
+        self.most_batches = most_batches
 
     def attach(self, engine: Trainer) -> None:
         """Hook into a trainer."""
@@ -69,7 +83,77 @@ class BatchNormKeeper:
         """Replace the statistics, when it is time."""
         is_last = engine.state.epoch == engine.state.max_epochs
         if is_last or engine.state.epoch % self.interval == 0:
-            update_bn((batch["image"] for batch in self.dataloader), self.network, self.device)
+            batches = islice(self.dataloader, self.most_batches)
+            update_bn((batch["image"] for batch in batches), self.network, self.device)
+
+
+class HardViews:
+    """
+    Finds, at the end of an epoch, where the network invents kidney or tumour, and has such pixels drawn more often.
+
+    A pixel counts that is called foreground and lies more than `margin` pixels away from all labelled ones: what lies
+    nearer is a matter of the border. A slice weighs as much as it has such pixels, up to `most_weight`. Attach it
+    before the `RunKeeper`, which keeps what was found for a resumed run.
+
+    Args:
+        network: the plain network, not its DistributedDataParallel wrapper.
+        dataset: training views; its hard pixels are set.
+        device: where the network is.
+        interval: epochs between two searches.
+        most_slices: slices that are looked through each time, drawn at random where there are more.
+    """
+
+    margin, most_weight, pixels_per_slice = 5, 400, 16
+
+    def __init__(
+        self,
+        network: nn.Module,
+        dataset: ViewDataset,
+        device: torch.device,
+        interval: int = 5,
+        most_slices: int = 500,
+    ) -> None:
+        self.network = network
+        self.dataset = dataset
+        self.device = device
+        self.interval = interval
+        self.most_slices = most_slices
+
+    def attach(self, engine: Trainer) -> None:
+        """Hook into a trainer; nothing is done where no hard views are asked for."""
+        if "hard" in self.dataset.kinds:
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.search)
+
+    def search(self, engine: Trainer) -> None:
+        """Replace the hard pixels of the data set."""
+        generator = np.random.default_rng((self.dataset.seed, engine.state.epoch))
+        largest = self.dataset.drawable[max(self.dataset.sides)]
+        pool = np.concatenate([largest["foreground"], largest["negative"]])
+        numbers = generator.permutation(pool)[: self.most_slices]
+        found = [torch.empty((0, 4), dtype=torch.int32)]
+        is_training = self.network.training
+        self.network.eval()
+        for number in numbers.tolist():
+            pixels = np.flatnonzero(self._find_false(number))
+            if len(pixels):
+                chosen = generator.permutation(pixels)[: self.pixels_per_slice]
+                rows, columns = np.unravel_index(chosen, self.dataset.get_slice(number).shape[1:])
+                weight = max(1, round(min(len(pixels), self.most_weight) / len(chosen)))
+                table = np.broadcast_arrays(number, rows, columns, weight)
+                found.append(torch.tensor(np.stack(table, axis=1), dtype=torch.int32))
+        self.network.train(is_training)
+        self.dataset.set_hard(torch.cat(found))
+        logger.info(f"invented something in {len(found) - 1} of {len(numbers)} whole slices")
+
+    @torch.no_grad()
+    def _find_false(self, number: int) -> np.ndarray:
+        """Where the network invents something in a slice: bool (H, W)."""
+        batch = to_batch(self.dataset.get_slice(number)[None])
+        logits = self.network(self.dataset.grid.pad(batch["image"]).to(self.device))
+        label = batch["label"]
+        predicted = choose_classes(logits)[:, : label.shape[2], : label.shape[3]].cpu()
+        near = F.max_pool2d((label > 0).float(), 2 * self.margin + 1, 1, self.margin)[:, 0] > 0
+        return ((predicted > 0) & ~near)[0].numpy()
 
 
 class RunKeeper:
@@ -87,7 +171,7 @@ class RunKeeper:
         network: the plain network, not its DistributedDataParallel wrapper.
         scheduler: learning-rate scheduler.
         validator: its key metric decides which weights are best.
-        dataset: training data set; its epoch is set.
+        dataset: training views; their epoch is set, and their state kept.
         keep: which weights `model.pt` holds, "best" or "last"; the held-out cases have no say in the last ones.
         resume: go on with `checkpoint.pt` where there is one; otherwise it is written over.
 
@@ -103,7 +187,7 @@ class RunKeeper:
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         validator: Evaluator,
-        dataset: SliceDataset,
+        dataset: ViewDataset,
         seed: int = 0,
         resume: bool = True,
         keep: str = "best",
@@ -111,7 +195,7 @@ class RunKeeper:
         if keep not in ("best", "last"):
             raise InputError(f"keep must be 'best' or 'last', got keep={keep!r}.")
         self.weights_path, self.checkpoint_path = Path(ckpt_dir) / "model.pt", Path(ckpt_dir) / "checkpoint.pt"
-        self.parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+        self.parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "views": dataset}
         self.validator = validator
         self.dataset = dataset
         self.seed = seed
@@ -144,7 +228,7 @@ class RunKeeper:
         logger.info(f"resuming after epoch {engine.state.epoch} of {self.checkpoint_path}")
 
     def start_epoch(self, engine: Trainer) -> None:
-        """Seed the epoch: shuffling and dropout by torch's generator, slices and augmentation by the data set."""
+        """Seed the epoch: augmentation and dropout by torch's generator, views by the data set."""
         set_determinism(seed=self.seed + engine.state.epoch)
         self.dataset.set_epoch(engine.state.epoch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,6 +47,43 @@ def check_writable(folder: Path) -> None:
         with suppress(OSError):
             for path in made:
                 path.rmdir()
+
+
+def check_apart(output_dir: Path, inputs: Iterable[Path]) -> None:
+    """
+    Refuse an output folder that inputs lie in, by whatever name or link: what is written there could replace them.
+
+    Args:
+        inputs: files, or folders that are read; a folder inside of one may be written to.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    if not output_dir.is_dir():
+        return
+    places = {place for path in inputs for place in (path.absolute(), path.resolve())}
+    for folder in {place if place.is_dir() else place.parent for place in places}:
+        # by device and inode: names differ by links, mounts, and on some disks by case alone
+        if folder.is_dir() and folder.samefile(output_dir):
+            raise InputError(
+                f"{output_dir}: expected another folder than that of the inputs, found {folder}; one inside it will do."
+            )
+
+
+def check_output_file(path: Path, inputs: Iterable[Path]) -> None:
+    """
+    Try whether a file can be written, and would replace no input.
+
+    Args:
+        inputs: see `check_apart`.
+
+    Raises:
+        InputError: when it cannot, or would.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file to write, found a folder.")
+    check_apart(path.parent, inputs)
+    check_writable(path.parent)
 
 
 def hash_file(path: str | os.PathLike, algorithm: str = "sha256") -> str:

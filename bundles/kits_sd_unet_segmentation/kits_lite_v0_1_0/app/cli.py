@@ -90,7 +90,7 @@ def segment(
 ) -> None:
     """Write <case>.nii.gz, a label map on the image's own grid, for every image; a second run goes on."""
     from ..files import check_writable
-    from ..kits.cases import find_cases
+    from ..kits.cases import check_output, find_cases
     from .report import write_index
     from .segmenter import Segmenter, measure_file, segment_to_folder
 
@@ -106,6 +106,7 @@ def segment(
         plan = Plan(mode, rule, measure, max_partitions, micro_batches, batch_size)
         return _segment_distributed(bundle, images, output, plan, options)
     cases = find_cases(images)
+    check_output(output, images, cases)
     segmenter = Segmenter(bundle, device, backend=backend, exported=exported, precision=precision, **options)
     check_writable(output)  # before the first case is computed
     rows, problems = [], []
@@ -159,12 +160,14 @@ def score(
     protocol: Annotated[str, typer.Option(help="kits19 or kits23.")] = "kits19",
 ) -> None:
     """Score label maps by an official KiTS protocol: a row per case, then means, intervals and the worst cases."""
+    from ..files import check_output_file
     from ..kits.metrics import PROTOCOLS
     from ..kits.scores import describe_summary, pair_label_maps, score_files, summarize_cases, write_table
 
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol: expected one of {', '.join(PROTOCOLS)}, found {protocol}.")
     pairs = pair_label_maps(labels, predictions)
+    check_output_file(output, [labels, predictions, *sum(pairs.values(), ())])
     with typer.progressbar(pairs.items(), file=sys.stderr) as bar:
         scored = [score_files(case, *paths, PROTOCOLS[protocol]) for case, paths in bar]
     rows, counts = zip(*scored)
@@ -269,7 +272,7 @@ def partition(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Cut a network into sub-models by UNet-PWP's Algorithm I, and print what each costs."""
-    from ..bundle_folder import build_on_meta, find_bundle, open_bundle
+    from ..bundle_folder import build_on_meta, find_bundle, read_slice_size
     from ..compression.complexity import count_nonzero_parameters
     from ..networks import LiteUNet, load_weights
     from ..partitioning import algorithms
@@ -279,7 +282,7 @@ def partition(
     if signed and prune is None:
         raise InputError("signed: expected together with --prune, found no --prune.")
     network = build_on_meta(bundle)
-    input_shape = (1, network.arguments["in_channels"], *open_bundle(bundle)["spatial_size"])
+    input_shape = (1, network.arguments["in_channels"], *read_slice_size(bundle))
     layers = measure_layers(network, input_shape)
     starts = algorithms.partition(layers, rule, max_partitions, measure, max_complexity)
     measure = measure or algorithms.RULES[rule]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -20,17 +19,18 @@ import numpy as np
 import torch
 from monai.config import PathLike
 from monai.transforms import Invertd
+from monai.utils import ImageMetaKey
 from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import io_orientation
 from scipy import ndimage
 from torch import nn
 
 from ..bundle_folder import build_on_meta, find_bundle, open_bundle
 from ..compression.complexity import count_parameters
 from ..errors import InputError
-from ..files import hash_file, replace_file
+from ..files import hash_file
+from ..kits.masks import make_fingerprint, write_mask
 from ..kits.metrics import measure_case, score_case
-from ..kits.slices import orient_to_ras
+from ..kits.preprocessing import HU_WINDOW, orient_to_ras, spacing_in_ras
 from ..kits.volumes import LABELS, NIFTI_SUFFIXES, open_volume, read_label
 from ..runtimes.run import choose_backend, open_network
 from .report import write_report
@@ -51,6 +51,7 @@ class Segmentation:
         image, prediction: (X, Y, Z) in RAS, uint8, for looking at; spacing_mm is theirs.
         label_map: uint8, 0 background, 1 kidney, 2 tumour, on the image's own grid, for keeping.
         affine: (4, 4) of that grid, to RAS mm.
+        meta: of the image, see `write_mask`.
         seconds: of every step.
     """
 
@@ -59,6 +60,7 @@ class Segmentation:
     spacing_mm: tuple[float, ...]
     label_map: np.ndarray
     affine: np.ndarray
+    meta: Mapping[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -72,13 +74,14 @@ class Segmentation:
         Write the label map as NIfTI, in one piece.
 
         Raises:
-            InputError: when the name does not end in .nii.gz or .nii, or the file cannot be written.
+            InputError: when the name does not end in .nii.gz or .nii, the file cannot be written, or it is the image.
         """
         if not str(path).endswith(NIFTI_SUFFIXES):
             raise InputError(f"{path}: expected a name that ends in {' or '.join(NIFTI_SUFFIXES)}, found another.")
+        if Path(path).resolve() == Path(self.meta[ImageMetaKey.FILENAME_OR_OBJ]).resolve():
+            raise InputError(f"{path}: expected another file than the image, found the image.")
         try:
-            with replace_file(path) as temporary:
-                nib.save(nib.Nifti1Image(self.label_map, self.affine), temporary)
+            write_mask(path, self.label_map, self.meta)
         except OSError as error:
             raise InputError(f"{path}: expected to write it, found: {error.strerror or error}.") from error
 
@@ -139,6 +142,7 @@ class Segmenter:
         self.precision = f"{stored['precision']}, the rest {precision}" if "precision" in stored else precision
         self.calibration = stored.get("calibration")
         self.weights_sha256 = hash_file(parser.get_parsed_content("weights"))
+        self.hu_window = parser.get("hu_window", HU_WINDOW)
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.restore = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)
@@ -188,6 +192,7 @@ class Segmenter:
             spacing_mm=tuple(float(s) for s in item["image"].pixdim),
             label_map=restored.numpy()[0],
             affine=restored.affine.numpy(),
+            meta=restored.meta,
             seconds=dict(zip(STEPS, np.diff(clock).tolist())),
         )
 
@@ -207,16 +212,9 @@ class Segmenter:
         }
 
     def fingerprint(self, case: Mapping[str, str]) -> str:
-        """A line that is the same when the same weights would segment the same, unchanged file the same way."""
-        path = Path(case["image"]).resolve()
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
-        state = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        settings = (self.weights_sha256, self.keep_largest, self.series)
-        if self.backend != "torch":
-            settings += (self.backend, self.precision)
-        if self.calibration:
-            settings += (str(self.calibration),)
-        return "kits-lite " + hashlib.sha256(repr((state, settings)).encode()).hexdigest()[:32]
+        """What a mask of this case carries, see `make_fingerprint`."""
+        backend = getattr(self.network, "settings", ())
+        return make_fingerprint(case["image"], self.weights_sha256, self.keep_largest, self.series, backend)
 
 
 def _write_image(image: Any, affine: np.ndarray | None, folder: Path) -> Path:
@@ -332,11 +330,11 @@ def segment_to_folder(
     try:
         if report:
             volumes = segmentation.image, segmentation.prediction, segmentation.spacing_mm
-            write_report(page, case["case"], *volumes, segmenter.describe(case), **read_scores(case, segmentation))
-        image = nib.Nifti1Image(segmentation.label_map, segmentation.affine)
-        image.header["descrip"] = fingerprint
-        with replace_file(path) as temporary:
-            nib.save(image, temporary)
+            scores = read_scores(case, segmentation)
+            write_report(
+                page, case["case"], *volumes, segmenter.describe(case), hu_window=segmenter.hu_window, **scores
+            )
+        write_mask(path, segmentation.label_map, segmentation.meta, fingerprint)
     except OSError as error:
         raise InputError(f"{path}: expected to write it, found: {error.strerror or error}.") from error
     return segmentation.seconds | {"write": time.perf_counter() - started}
@@ -375,6 +373,4 @@ def measure_file(path: Path) -> dict[str, float]:
     """Volumes, lesions and diameter of a written label map, see `measure_case`."""
     image = nib.load(path)
     label_map = orient_to_ras(np.asarray(image.dataobj), image.affine)
-    # RAS axis by RAS axis, the size of the file's axis that runs along it
-    spacing_mm = nib.affines.voxel_sizes(image.affine)[np.argsort(io_orientation(image.affine)[:, 0])]
-    return measure_case(label_map, spacing_mm)
+    return measure_case(label_map, spacing_in_ras(image.affine))

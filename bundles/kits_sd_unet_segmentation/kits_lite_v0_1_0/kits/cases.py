@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from monai.config import PathLike
-from monai.utils import ImageMetaKey
 
 from ..errors import InputError
-from ..files import replace_file
-from .itk_images import list_series
+from ..files import check_apart, replace_file
+from .dicom_series import list_series
+from .preprocessing import HU_WINDOW
 from .volumes import (
     IMAGE_SUFFIXES,
     NIFTI_SUFFIXES,
@@ -26,10 +27,15 @@ from .volumes import (
 
 IMAGE_STEM, LABEL_STEM = "imaging", "segmentation"
 
+logger = logging.getLogger(__name__)
 
-def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]:
+
+def find_cases(folder: PathLike | Sequence[PathLike], labelled: bool = False) -> list[dict[str, str]]:
     """
-    Find the cases of a folder, in the order of their names.
+    Find the cases of a folder, in the order of their names; or of several folders, one folder after the other.
+
+    A case that several folders hold is one patient: whoever splits cases by their names has all of a patient's files on
+    one side. That two folders hold the same image is refused.
 
     Known are the layout of KiTS19, KiTS21 and KiTS23, `case_*/imaging.nii.gz` with `segmentation.nii.gz`, directly in
     the folder or in its `data/` or `dataset/`; one such case's folder; a plain folder of `.nii.gz`, `.nii` and
@@ -51,6 +57,8 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
         >>> len(find_cases("kits"))
         4
     """
+    if isinstance(folder, (list, tuple)):
+        return _find_in_folders(folder, labelled)
     folder = Path(folder)
     if folder.is_file() and folder.name.endswith(IMAGE_SUFFIXES):
         return [{"case": name_case(folder), "image": str(folder)}]
@@ -83,6 +91,36 @@ def find_cases(folder: PathLike, labelled: bool = False) -> list[dict[str, str]]
     return cases
 
 
+def _find_in_folders(folders: Sequence[PathLike], labelled: bool) -> list[dict[str, str]]:
+    if not folders:
+        raise InputError("dataset_dir: expected a folder or several, found an empty list.")
+    cases = [case for folder in folders for case in find_cases(folder, labelled)]
+    twice = [path for path, times in Counter(str(Path(c["image"]).resolve()) for c in cases).items() if times > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: expected every image in one of the folders, found it in several.")
+    shared = [name for name, times in Counter(case["case"] for case in cases).items() if times > 1]
+    if shared:
+        logger.info(
+            f"{len(shared)} case numbers stand in several folders with different images, {shared[0]} for one;"
+            " each counts as one patient."
+        )
+    return cases
+
+
+def check_output(output_dir: PathLike, source: PathLike, cases: Sequence[Mapping[str, str]]) -> None:
+    """
+    Refuse an output folder that the cases of a source lie in, before anything is computed, see `check_apart`.
+
+    Args:
+        source: what `find_cases` found them in.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    files = [case[key] for case in cases for key in ("image", "label") if key in case]
+    check_apart(Path(str(output_dir)), (Path(str(path)) for path in (source, *files)))
+
+
 def _read_case_folder(folder: Path) -> dict[str, str]:
     case = {"case": folder.name}
     for key, stem in (("image", IMAGE_STEM), ("label", LABEL_STEM)):
@@ -102,16 +140,9 @@ def name_case(image: PathLike) -> str:
     return image.parent.name if stem in (IMAGE_STEM, LABEL_STEM) else stem
 
 
-def format_case_name(metadata: Mapping, saver: object) -> dict[str, str]:
-    """
-    `output_name_formatter` of MONAI's `SaveImage`: one file a case, named after the case.
-
-    Every KiTS image is called `imaging.nii.gz`; MONAI's own formatter writes all cases into one file.
-    """
-    return {"subject": name_case(metadata[ImageMetaKey.FILENAME_OR_OBJ]), "idx": None}
-
-
-def read_case(case: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_case(
+    case: Mapping[str, str], hu_window: Sequence[float] = HU_WINDOW
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     Read image and label of one case in full, checking both.
 
@@ -126,10 +157,10 @@ def read_case(case: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarr
         raise InputError(f"{case['image']}: expected a label beside the image, found none.")
     image, label = open_volume(case["image"]), open_volume(case["label"])
     check_same_grid(image, label, "image")
-    return read_image(case), read_label(label), image.affine
+    return read_image(case, hu_window), read_label(label), image.affine
 
 
-def read_image(case: Mapping[str, str]) -> np.ndarray:
+def read_image(case: Mapping[str, str], hu_window: Sequence[float] = HU_WINDOW) -> np.ndarray:
     """
     Read the image of one case in full, checking it.
 
@@ -139,7 +170,7 @@ def read_image(case: Mapping[str, str]) -> np.ndarray:
     Raises:
         InputError: when the file is missing, damaged, not 3-D, or its values do not look like Hounsfield units.
     """
-    windowed, values = read_ct(open_volume(case["image"]))
+    windowed, values = read_ct(open_volume(case["image"]), hu_window)
     problem = describe_range_problem(*values)
     if problem:
         raise InputError(f"{case['image']}: {problem}.")
@@ -158,7 +189,7 @@ def split_cases(
     Raises:
         InputError: when there are fewer than two cases or the fraction is not between 0 and 1.
     """
-    names = sorted(case["case"] for case in cases)
+    names = sorted({case["case"] for case in cases})
     if len(names) < 2:
         raise InputError(f"dataset_dir: expected two or more cases to split, found {len(names)}.")
     if not 0 < validation_fraction < 1:
@@ -202,14 +233,14 @@ def write_split(split: Mapping[str, Sequence[str]], path: PathLike) -> None:
 
 
 def make_split(
-    dataset_dir: PathLike,
+    dataset_dir: PathLike | Sequence[PathLike],
     record: PathLike,
     split_file: PathLike | None = None,
     validation_fraction: float = 0.2,
     seed: int = 0,
 ) -> dict[str, list[dict[str, str]]]:
     """
-    The training and validation cases of a folder, by a split file or at random, and a record of the split.
+    The training and validation cases of folders, by a split file or at random, and a record of the split.
 
     Args:
         record: split file that is written, for the evaluation to read.
@@ -223,7 +254,9 @@ def make_split(
     return selected
 
 
-def read_subset(dataset_dir: PathLike, split_file: PathLike, subset: str = "validation") -> list[dict[str, str]]:
+def read_subset(
+    dataset_dir: PathLike | Sequence[PathLike], split_file: PathLike, subset: str = "validation"
+) -> list[dict[str, str]]:
     """The cases of a folder on one side of a split file, "training" or "validation", or "all" without looking at it."""
     if subset not in ("training", "validation", "all"):
         raise InputError(f"subset: expected training, validation or all, found {subset}.")
@@ -233,18 +266,19 @@ def read_subset(dataset_dir: PathLike, split_file: PathLike, subset: str = "vali
 
 def select_labelled(cases: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[dict[str, str]]:
     """
-    The cases of some names, in that order.
+    The cases of some names, in that order; of a name that several folders hold, all.
 
     Raises:
         InputError: naming every case that is not there, or has no label.
     """
-    by_name = {case["case"]: dict(case) for case in cases}
+    by_name: dict[str, list[dict[str, str]]] = {}
+    for case in cases:
+        by_name.setdefault(case["case"], []).append(dict(case))
     missing = [name for name in names if name not in by_name]
     if missing:
         raise InputError(f"dataset_dir: expected the cases of the split, found none named {', '.join(missing)}.")
-    problems = [
-        f"{by_name[n]['image']}: expected a label beside it, found none." for n in names if "label" not in by_name[n]
-    ]
+    selected = [case for name in names for case in by_name[name]]
+    problems = [f"{c['image']}: expected a label beside it, found none." for c in selected if "label" not in c]
     if problems:
         raise InputError("\n".join(problems))
-    return [by_name[name] for name in names]
+    return selected

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..files import replace_file
-from .volumes import LABELS, WINDOW_HU
+from .volumes import LABELS
 
 COLORS = {"kidney": "#00c8ff", "tumor": "#ff4d3d"}  # apart for colour-blind eyes too
 LINE_STYLES = {"label": "solid", "prediction": "dashed"}
@@ -47,7 +47,7 @@ def draw_overlay(
     axes.set_axis_off()
     axes.set_title(f"{title}\naxial slice {index + 1} of {image.shape[2]}", fontsize=10)
     aspect = spacing_mm[1] / spacing_mm[0]
-    axes.imshow(turn_axial(image[..., index]), cmap="gray", vmin=WINDOW_HU[0], vmax=WINDOW_HU[1], aspect=aspect)
+    axes.imshow(turn_axial(image[..., index]), cmap="gray", vmin=0, vmax=255, aspect=aspect)
     entries = []
     for source, label_map in (("label", label), ("prediction", prediction)):
         if label_map is None:

@@ -1,4 +1,4 @@
-"""The training data set: axial slices of volumes, prepared once into a memory-mapped cache."""
+"""Axial slices of labelled volumes at the network's scale, prepared once into a memory-mapped cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import logging
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from glob import escape
 from pathlib import Path
 
@@ -15,36 +15,48 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from monai.config import PathLike
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.orientations import io_orientation
 from torch.utils.data import Dataset
 
 from ..errors import InputError
 from ..files import replace_file
 from .cases import name_case, read_case
-from .inferer import choose_classes, resize_slices, scale_intensity
+from .preprocessing import (
+    HU_WINDOW,
+    SliceGrid,
+    check_window,
+    choose_classes,
+    orient_to_ras,
+    resize_slices,
+    scale_intensity,
+    spacing_in_ras,
+)
 from .volumes import LABELS, open_nifti
 
-CACHE_FORMAT = 1  # raised whenever the same source and settings give other bytes
+CACHE_FORMAT = 2  # raised whenever the same source and settings give other bytes
 SLICES_AT_ONCE = 32
 
 logger = logging.getLogger(__name__)
 
 
-def orient_to_ras(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """View of a volume (X, Y, Z) with its axes turned as near as they come to right, anterior, superior."""
-    return apply_orientation(volume, ornt_transform(io_orientation(affine), axcodes2ornt("RAS")))
-
-
-def prepare_slices(cases: Sequence[Mapping[str, str]], cache_dir: PathLike, spatial_size: Sequence[int]) -> list[Path]:
+def prepare_slices(
+    cases: Sequence[Mapping[str, str]],
+    cache_dir: PathLike,
+    grid: SliceGrid,
+    hu_window: Sequence[float] = HU_WINDOW,
+) -> list[Path]:
     """
     Put the axial slices of labelled volumes into a cache, checking every volume on the way.
 
-    A volume becomes one `.npy` file of shape (slices, 2, *spatial_size), uint8: image (HU window) and label. The file's
-    name follows from the source file, its size and time of change, and the settings, so a change of any prepares anew.
+    A volume becomes one `.npy` file of shape (slices, 2, H, W), uint8: image (HU window) and label, on the network's
+    grid without its padding. The file's name follows from the source file, its size and time of change, and the
+    settings, so a change of any prepares anew.
     Processes that prepare the same cache at once wait for each other.
 
     Args:
         cases: dictionaries with the paths "image" and "label".
+        grid: what the network sees of a slice.
+        hu_window: what 0 and 255 stand for.
 
     Returns:
         The cache file of every case.
@@ -54,22 +66,23 @@ def prepare_slices(cases: Sequence[Mapping[str, str]], cache_dir: PathLike, spat
             too small for the cache.
     """
     cache_dir = Path(cache_dir)
+    settings = [CACHE_FORMAT, repr(grid), *check_window(hu_window)]
     problems: list[str] = []
     files: list[Path] = []
     missing: list[tuple[Mapping[str, str], Path]] = []
     for case in cases:
         try:
-            files.append(cache_dir / _name_cache_file(case, spatial_size))
+            files.append(cache_dir / _name_cache_file(case, settings))
         except InputError as error:
             problems.append(str(error))
             continue
         if not files[-1].is_file():
             missing.append((case, files[-1]))
     if missing:
-        _reserve_space(missing, cache_dir, spatial_size)
+        _reserve_space(missing, cache_dir, grid)
     for case, file in missing:
         try:
-            _prepare_case(case, file, spatial_size)
+            _prepare_case(case, file, grid, hu_window)
         except InputError as error:
             problems.append(str(error))
     if problems:
@@ -77,28 +90,28 @@ def prepare_slices(cases: Sequence[Mapping[str, str]], cache_dir: PathLike, spat
     return files
 
 
-def _name_cache_file(case: Mapping[str, str], spatial_size: Sequence[int]) -> str:
+def _name_cache_file(case: Mapping[str, str], settings: Sequence[object]) -> str:
     """<case>-<hash of paths and settings>-<hash of sizes and times>.npy"""
     for key in ("image", "label"):
         if not case.get(key) or not Path(case[key]).is_file():
             raise InputError(f"{case.get(key) or case['image']}: expected a file for the case's {key}, found none.")
     paths = [Path(case[key]).resolve() for key in ("image", "label")]
-    source = hashlib.sha256(repr([str(p) for p in paths] + [CACHE_FORMAT, *spatial_size]).encode()).hexdigest()[:12]
+    source = hashlib.sha256(repr([str(p) for p in paths] + [*settings]).encode()).hexdigest()[:12]
     state = hashlib.sha256(repr([(p.stat().st_size, p.stat().st_mtime_ns) for p in paths]).encode()).hexdigest()[:12]
     return f"{name_case(paths[0])}-{source}-{state}.npy"
 
 
-def _reserve_space(missing: Sequence[tuple[Mapping, Path]], cache_dir: Path, spatial_size: Sequence[int]) -> None:
+def _reserve_space(missing: Sequence[tuple[Mapping, Path]], cache_dir: Path, grid: SliceGrid) -> None:
     """Tell how large the cache will be, and stop where the disk is too small for it."""
-    slices = 0
+    slices = size = 0
     for case, _ in missing:
         try:
             image = open_nifti(case["image"])
         except InputError:
             continue  # told with all other problems when it is prepared
-        axial_axis = io_orientation(image.affine)[:, 0].tolist().index(2)
-        slices += image.shape[axial_axis]
-    size = slices * 2 * int(np.prod(spatial_size))
+        shape = np.array(image.shape)[np.argsort(io_orientation(image.affine)[:, 0])]
+        slices += int(shape[2])
+        size += 2 * int(shape[2] * np.prod(grid.scale(shape[:2], spacing_in_ras(image.affine)[:2])))
     cache_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache_dir).free
     logger.info(f"slice cache: writing {len(missing)} volumes, {slices} slices, {size / 1e6:.1f} MB to {cache_dir}")
@@ -109,17 +122,18 @@ def _reserve_space(missing: Sequence[tuple[Mapping, Path]], cache_dir: Path, spa
         )
 
 
-def _prepare_case(case: Mapping[str, str], file: Path, spatial_size: Sequence[int]) -> None:
+def _prepare_case(case: Mapping[str, str], file: Path, grid: SliceGrid, hu_window: Sequence[float]) -> None:
     with FileLock(file.with_suffix(".lock")):
         if file.is_file():
             return
-        image, label, affine = read_case(case)
+        image, label, affine = read_case(case, hu_window)
         image, label = orient_to_ras(image, affine), orient_to_ras(label, affine)
-        slices = np.empty((image.shape[2], 2, *spatial_size), np.uint8)
+        size = grid.scale(image.shape[:2], spacing_in_ras(affine)[:2])
+        slices = np.empty((image.shape[2], 2, *size), np.uint8)
         for start in range(0, len(slices), SLICES_AT_ONCE):
             where = slice(start, start + SLICES_AT_ONCE)
-            slices[where, 0] = _resize(image[..., where], spatial_size, one_hot=False)
-            slices[where, 1] = _resize(label[..., where], spatial_size, one_hot=True)
+            slices[where, 0] = _resize(image[..., where], size, one_hot=False)
+            slices[where, 1] = _resize(label[..., where], size, one_hot=True)
         with replace_file(file) as temporary:
             np.save(temporary, slices)
         for stale in file.parent.glob(f"{escape(file.name.rsplit('-', 1)[0])}-*.npy"):
@@ -127,76 +141,48 @@ def _prepare_case(case: Mapping[str, str], file: Path, spatial_size: Sequence[in
                 stale.unlink(missing_ok=True)
 
 
-def _resize(volume: np.ndarray, spatial_size: Sequence[int], one_hot: bool) -> np.ndarray:
-    """(X, Y, slices) uint8 -> (slices, *spatial_size) uint8; labels by the class that covers most of a pixel."""
+def _resize(volume: np.ndarray, size: Sequence[int], one_hot: bool) -> np.ndarray:
+    """(X, Y, slices) uint8 -> (slices, *size) uint8; labels by the class that covers most of a pixel."""
     slices = torch.from_numpy(np.ascontiguousarray(volume.transpose(2, 0, 1)))
     if one_hot:
         classes = F.one_hot(slices.long(), len(LABELS)).permute(0, 3, 1, 2).float()
-        return choose_classes(resize_slices(classes, spatial_size)).numpy()
-    return resize_slices(slices[:, None].float(), spatial_size)[:, 0].round().numpy()
+        return choose_classes(resize_slices(classes, size)).numpy()
+    return resize_slices(slices[:, None].float(), size)[:, 0].round().numpy()
 
 
-class SliceDataset(Dataset):
+class SliceCache(Dataset):
     """
-    Axial slices of labelled volumes, with a stated share of slices that hold kidney or tumour.
-
-    One epoch is every slice with kidney or tumour once, and as many others, drawn anew each epoch, as the share leaves
-    room for. What an index gives depends on seed, epoch and index alone, not on the process or worker that asks.
-
-    Item: {"image": float32 (1, *spatial_size) in [0, 1], "label": float32 (1, *spatial_size)}, then `transform`.
+    The prepared slices of labelled volumes, numbered through; the files are mapped, not read.
 
     Args:
         data: dictionaries with the paths "image" and "label" of whole volumes, as MONAI Label hands them over.
         cache_dir: where `prepare_slices` keeps its files.
-        spatial_size: height and width of the slices.
-        foreground_share: share of an epoch's slices that hold kidney or tumour, in (0, 1]; None takes every slice once.
-        transform: a MONAI dictionary transform of one item.
-        seed: of the slices drawn and of the transform.
+        grid: what the network sees of a slice.
+        hu_window: what 0 and 255 stand for.
 
     Raises:
-        InputError: when `data` is empty, holds a bad volume (see `prepare_slices`), or a share is asked for and no
-            slice holds kidney or tumour.
+        InputError: when `data` is empty or holds a bad volume, see `prepare_slices`.
     """
 
     def __init__(
         self,
         data: Sequence[Mapping[str, str]],
         cache_dir: PathLike,
-        spatial_size: Sequence[int] = (256, 256),
-        foreground_share: float | None = 0.75,
-        transform: Callable | None = None,
-        seed: int = 0,
+        grid: SliceGrid,
+        hu_window: Sequence[float] = HU_WINDOW,
     ) -> None:
-        if foreground_share is not None and not 0 < foreground_share <= 1:
-            raise InputError(f"foreground_share: expected a number in (0, 1], found {foreground_share}.")
         if not data:
             raise InputError("dataset_dir: expected labelled cases, found none.")
         self.case_names = [name_case(case["image"]) for case in data]
-        self.transform = transform
-        self.seed = seed
-        self.files = prepare_slices(data, cache_dir, spatial_size)
+        self.grid = grid
+        self.files = prepare_slices(data, cache_dir, grid, hu_window)
         self.volumes: list[np.ndarray] | None = None
-        volumes = self._map_volumes()
-        self.ends = np.cumsum([len(volume) for volume in volumes]).tolist()
-        if foreground_share is None:
-            self.foreground, self.others = np.arange(self.ends[-1]), np.arange(0)
-        else:
-            holds = np.concatenate([[slices[1].any() for slices in volume] for volume in volumes])
-            self.foreground, self.others = np.flatnonzero(holds), np.flatnonzero(~holds)
-            if not len(self.foreground):
-                raise InputError(
-                    "dataset_dir: expected slices with kidney or tumour in the training cases, found none."
-                )
-        share = foreground_share or 1
-        self.num_others = min(len(self.others), round(len(self.foreground) * (1 - share) / share))
-        self.set_epoch(0)
+        self.ends = np.cumsum([len(volume) for volume in self._map_volumes()]).tolist()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the slices of an epoch."""
-        self.epoch = epoch
-        generator = np.random.default_rng((self.seed, epoch))
-        drawn = generator.choice(self.others, self.num_others, replace=False) if self.num_others else self.others[:0]
-        self.indices = np.concatenate([self.foreground, drawn])
+    def get_slice(self, number: int) -> np.ndarray:
+        """Image and label of a slice: uint8 (2, H, W)."""
+        volume = bisect_right(self.ends, number)
+        return self._map_volumes()[volume][number - (self.ends[volume - 1] if volume else 0)]
 
     def _map_volumes(self) -> list[np.ndarray]:
         if self.volumes is None:
@@ -207,18 +193,46 @@ class SliceDataset(Dataset):
         # a worker process maps the files itself: pickling a memory map copies its bytes
         return self.__dict__ | {"volumes": None}
 
-    def __len__(self) -> int:
-        return len(self.indices)
 
-    def __getitem__(self, index: int) -> dict:
-        number = int(self.indices[index])
-        volume = bisect_right(self.ends, number)
-        slices = self._map_volumes()[volume][number - (self.ends[volume - 1] if volume else 0)]
-        image, label = torch.from_numpy(slices.copy())[:, None]
-        item = {"image": scale_intensity(image), "label": label.float()}
-        if self.transform is None:
-            return item
-        if hasattr(self.transform, "set_random_state"):
-            state = np.random.SeedSequence((self.seed, self.epoch, index)).generate_state(1)[0]
-            self.transform.set_random_state(seed=int(state))
-        return self.transform(item)
+def to_batch(slices: np.ndarray) -> dict[str, torch.Tensor]:
+    """Slices (B, 2, H, W), uint8, as {"image": float in [0, 1], "label": float}, each (B, 1, H, W)."""
+    image, label = torch.from_numpy(np.ascontiguousarray(slices.swapaxes(0, 1)))[:, :, None]
+    return {"image": scale_intensity(image), "label": label.float()}
+
+
+class SliceDataset(SliceCache):
+    """
+    Every slice of labelled volumes once and in order, whole, in batches that end where a volume ends.
+
+    Item: {"image": float32 (b, 1, H, W) in [0, 1], "label": float32 (b, 1, H, W)} with b <= batch_size. To be loaded
+    with `DataLoader(batch_size=None)`, since slices of two volumes may differ in size.
+
+    Args:
+        batch_size: slices of an item at the most; what else see `SliceCache`.
+
+    Raises:
+        InputError: see `SliceCache`.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, str]],
+        cache_dir: PathLike,
+        grid: SliceGrid,
+        hu_window: Sequence[float] = HU_WINDOW,
+        batch_size: int = 4,
+    ) -> None:
+        super().__init__(data, cache_dir, grid, hu_window)
+        starts = [0, *self.ends[:-1]]
+        self.batches = [
+            range(first, min(first + batch_size, end))
+            for start, end in zip(starts, self.ends)
+            for first in range(start, end, batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        batch = to_batch(np.stack([self.get_slice(number) for number in self.batches[index]]))
+        return {key: self.grid.pad(value) for key, value in batch.items()}

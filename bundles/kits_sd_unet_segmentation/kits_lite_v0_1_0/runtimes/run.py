@@ -45,6 +45,7 @@ class ExportedNetwork:
 
     def __init__(self, path: PathLike, backend: str, precision: str = "f32") -> None:
         check_backend(backend, precision)
+        self.backend, self.precision = backend, precision
         path = Path(path)
         if path.suffix not in BACKENDS[backend]:
             raise InputError(f"{path}: expected a file in {' or '.join(BACKENDS[backend])} for backend {backend}.")
@@ -57,6 +58,14 @@ class ExportedNetwork:
             raise
         except Exception as error:  # every runtime has errors of its own
             raise InputError(f"{path}: expected what kits-lite export writes, found what {backend} refuses.") from error
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What tells masks of this network from those of PyTorch, whose last bits it does not share."""
+        if self.backend == "torch":
+            return ()
+        calibration = self.metadata.get("calibration")
+        return (self.backend, self.precision, *([str(calibration)] if calibration else []))
 
     @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,8 @@ from PIL import Image
 from ..files import replace_file
 from ..kits.metrics import measure_case
 from ..kits.overlay import COLORS, LINE_STYLES, turn_axial
-from ..kits.volumes import LABELS, WINDOW_HU
+from ..kits.preprocessing import HU_WINDOW
+from ..kits.volumes import LABELS
 
 KEY_SLICES = 6
 # bytes of pictures and contours; 8 MB in all leave the rest for text
@@ -40,6 +41,7 @@ def write_report(
     provenance: Mapping[str, str],
     label: np.ndarray | None = None,
     scores: Mapping[str, float] | None = None,
+    hu_window: Sequence[float] = HU_WINDOW,
 ) -> None:
     """
     Write one HTML page: key slices, a browser of all slices with foreground, volumes, scores and provenance.
@@ -57,6 +59,7 @@ def write_report(
         provenance: what made the prediction, from what and when, printed in this order.
         label: official label map on the same grid.
         scores: scores of the prediction, see `score_case`.
+        hu_window: what 0 and 255 of the image stand for.
 
     Raises:
         ValueError: when the image is not uint8 and 3-D, or a label map is of another shape or holds other labels.
@@ -77,7 +80,7 @@ def write_report(
         "case": case,
         "shape": image.shape,
         "spacing_mm": spacing_mm,
-        "window_hu": WINDOW_HU,
+        "window_hu": [f"{value:g}" for value in hu_window],
         "sources": [name for name in LINE_STYLES if name in label_maps],  # the last is drawn on top
         "foreground": foreground,
         "shown": shown,

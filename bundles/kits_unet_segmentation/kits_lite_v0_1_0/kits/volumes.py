@@ -1,33 +1,36 @@
 """
 Volumes on disk: read in one streamed pass, written in one piece.
 
-A CT volume is read as uint8: Hounsfield units clipped to the window [0, 255] and rounded, which is WP-UNet's own
-preprocessing once divided by 255. One byte a voxel, read slab by slab, keeps a 1059 x 512 x 512 scan at 0.3 GB even
-where the file holds float64.
+A CT volume is read as uint8, a window of Hounsfield units stretched over 0 to 255 (`preprocessing.window_hu`). One byte
+a voxel, read slab by slab, keeps a 1059 x 512 x 512 scan at 0.3 GB even where the file holds float64.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from monai.config import PathLike
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError
 
 from ..errors import InputError
+from .dicom_series import choose_series
 from .itk_images import ITK_SUFFIXES, open_with_itk
+from .preprocessing import HU_WINDOW, check_window, window_hu
 
-WINDOW_HU = (0, 255)
 LABELS = {"background": 0, "kidney": 1, "tumor": 2}
 CYST = 3
 ORTHOGONALITY = 0.01  # largest cosine between two axes
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
+# of `xyzt_units`: the bits for space, and what ITK reads otherwise than nibabel
+SPACE_UNITS, OTHER_UNITS = 7, {1: "metres", 3: "micrometres"}
 SLAB_BYTES = 32 * 2**20
 
 
@@ -36,24 +39,47 @@ def open_nifti(path: PathLike) -> nib.Nifti1Image:
     Open a 3-D NIfTI file without reading its voxels.
 
     Raises:
-        InputError: when the file is missing, is no NIfTI image, is not 3-D or has no usable affine.
+        InputError: when the file is missing, is no NIfTI image, is not 3-D, has no usable affine or is not in mm.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: expected a NIfTI file, found none.")
     try:
         image = nib.load(path)
-    except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
+    except Exception as error:  # of nibabel, of gzip, or of whatever damaged bytes lead to
         raise InputError(
             f"{path}: expected a NIfTI image, found a file nibabel cannot open ({_flatten(error)})."
         ) from error
+    if not isinstance(image, nib.Nifti1Pair):
+        raise InputError(f"{path}: expected a NIfTI image, found {type(image).__name__}, which has no orientation.")
+    if image.shape[3:] == (1,) * (image.ndim - 3):  # FSL and SPM write an axis of time, of one point
+        image = type(image)(
+            image.dataobj.reshape(image.shape[:3]), image.affine, image.header, image.extra, image.file_map
+        )
     if image.ndim != 3 or min(image.shape) < 1:
         raise InputError(f"{path}: expected a 3-D image, found shape {image.shape}.")
     if image.get_data_dtype().kind not in "iuf":
         raise InputError(f"{path}: expected real numbers, found voxels of type {image.get_data_dtype()}.")
     if not np.isfinite(image.affine).all() or np.linalg.matrix_rank(image.affine[:3, :3]) < 3:
         raise InputError(f"{path}: expected an invertible affine, found {image.affine[:3].round(3).tolist()}.")
+    unit = OTHER_UNITS.get(int(image.header["xyzt_units"]) & SPACE_UNITS)
+    if unit:
+        raise InputError(f"{path}: expected millimetres in xyzt_units, found {unit}.")
+    _compare_forms(path, image.header)
     return image
+
+
+def _compare_forms(path: Path, header: nib.Nifti1Header) -> None:
+    """Warn where a header leaves open how the patient lies, or says two things of it."""
+    if header["sform_code"] <= 0 and header["qform_code"] <= 0:
+        warnings.warn(f"{path}: expected an sform or a qform, found neither: left and right are a guess.", stacklevel=3)
+    elif header["sform_code"] > 0 and header["qform_code"] > 0:
+        with suppress(HeaderDataError):  # no quaternion: there is the sform alone
+            sform, qform = ("".join(nib.aff2axcodes(form)) for form in (header.get_sform(), header.get_qform()))
+            if sform != qform:
+                warnings.warn(
+                    f"{path}: expected one orientation, found {sform} and {qform}: took the sform.", stacklevel=3
+                )
 
 
 def _flatten(error: Exception) -> str:
@@ -77,6 +103,20 @@ def open_volume(path: PathLike, series: str | None = None) -> nib.Nifti1Image:
             f"{path}: expected orthogonal axes, found a sheared affine {image.affine[:3].round(3).tolist()}."
         )
     return image
+
+
+def list_files(path: Path, series: str | None = None) -> list[Path]:
+    """
+    The files that an image is read from: itself, or those of a DICOM series in their order.
+
+    Raises:
+        InputError: when it is missing, or the series is not clear.
+    """
+    if path.is_dir():
+        return choose_series(path, series)
+    if not path.is_file():
+        raise InputError(f"{path}: expected an image, found none.")
+    return [path]
 
 
 def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
@@ -105,24 +145,25 @@ def iterate_slabs(image: nib.Nifti1Image) -> Iterator[tuple[slice, np.ndarray]]:
             # gzip compares its checksum only when the end is reached
             while file.read(SLAB_BYTES):
                 pass
-    except (EOFError, OSError, zlib.error, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(
             f"{path}: expected {image.shape} voxels, found a truncated or damaged file ({_flatten(error)})."
         ) from error
 
 
-def read_ct(image: nib.Nifti1Image) -> tuple[np.ndarray, tuple[float, float]]:
+def read_ct(image: nib.Nifti1Image, hu_window: Sequence[float] = HU_WINDOW) -> tuple[np.ndarray, tuple[float, float]]:
     """
-    Read a CT volume through the HU window.
+    Read a CT volume through an HU window, see `window_hu`.
 
     Returns:
         uint8 array of the image's shape, in file order; (lowest, highest) HU before windowing.
 
     Raises:
-        InputError: when the file is damaged or holds NaN or infinity.
+        InputError: when the file is damaged or holds NaN or infinity, or the window is none.
     """
+    hu_window = check_window(hu_window)
     windowed = np.empty(image.shape, np.uint8, order="F")
     lowest, highest = np.inf, -np.inf
     for where, slab in iterate_slabs(image):
@@ -130,7 +171,7 @@ def read_ct(image: nib.Nifti1Image) -> tuple[np.ndarray, tuple[float, float]]:
         if not np.isfinite([low, high]).all():
             raise InputError(f"{image.get_filename()}: expected finite Hounsfield units, found NaN or infinity.")
         lowest, highest = min(lowest, low), max(highest, high)
-        windowed[..., where] = np.rint(np.clip(slab, *WINDOW_HU))
+        windowed[..., where] = window_hu(slab, hu_window)
     return windowed, (lowest, highest)
 
 
@@ -175,7 +216,7 @@ def describe_range_problem(lowest: float, highest: float) -> str:
     found = f"found values from {lowest:g} to {highest:g}"
     if highest - lowest <= 2:
         return f"expected Hounsfield units, {found}: constant or normalized"
-    if lowest >= 0 and highest > WINDOW_HU[1]:
+    if lowest >= 0 and highest > 255:
         return f"expected Hounsfield units with air below 0, {found}: MR, PET, or CT without its rescale intercept"
     if lowest < -32768 or highest > 65535:
         return f"expected Hounsfield units, {found}"

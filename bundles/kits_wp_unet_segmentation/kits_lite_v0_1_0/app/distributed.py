@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from monai.config import PathLike
 
-from ..bundle_folder import build_on_meta, open_bundle
+from ..bundle_folder import build_on_meta, open_bundle, read_slice_size
 from ..errors import InputError, find_input_error
-from ..files import hash_file
-from ..kits.cases import find_cases
+from ..files import check_writable, hash_file
+from ..kits.cases import check_output, find_cases
 from ..partitioning.algorithms import partition
 from ..partitioning.distributed import DistributedNetwork, PipelinedNetwork, SharedNetwork
 from ..partitioning.layers import measure_layers
@@ -69,6 +69,8 @@ def segment_distributed(
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     cases = agree(lambda: find_cases(source))
+    agree(lambda: check_output(output_dir, source, cases))
+    agree(lambda: check_writable(output_dir))
     segmenter, network = agree(lambda: _set_up(bundle, plan, len(cases), options))
     weights = gather(hash_file(open_bundle(bundle).get_parsed_content("weights")))
     agree(lambda: _check_same(weights))
@@ -122,7 +124,7 @@ def _set_up_pipeline(bundle: PathLike, plan: Plan, device: torch.device) -> tupl
             f"batch_size: expected a multiple of the {plan.micro_batches} micro-batches, found {in_flight} slices."
         )
     network = build_on_meta(bundle)
-    layers = measure_layers(network, (1, network.arguments["in_channels"], *config["spatial_size"]))
+    layers = measure_layers(network, (1, network.arguments["in_channels"], *read_slice_size(bundle)))
     number = world if plan.max_partitions is None else plan.max_partitions
     starts = partition(layers, plan.rule, number, plan.measure)
     weights = config.get_parsed_content("weights")
