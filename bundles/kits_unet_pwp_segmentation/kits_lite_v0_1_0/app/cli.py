@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # not app(): it puts an excepthook of its own in place
         typer.main.get_command(app).main(arguments and list(arguments))
     except SystemExit as end:
+        if isinstance(end.code, str):  # the words of a process that stops because another is lost
+            raise
         return end.code or 0
     return 0
 
