@@ -61,8 +61,8 @@ clean:
 	rm -rf .venv demo
 
 # torch first and pinned exactly: a range would let another package pull a build with CUDA
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install "$$(grep -o 'torch==[0-9.]*' pyproject.toml | head -n 1)"
-	$(BIN)/python -m pip install -e ".[dev]"
+	$(BIN)/python -m pip install "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
 	touch $(READY)

@@ -1,5 +1,5 @@
 """
-Time every network with every backend, interleaved in one run; writes docs/speed.md, speed.csv and speed.png.
+Time every network with every backend, interleaved in one run; writes docs/studies/speed.md, speed.csv and speed.png.
 
 With --dataset-dir, what bf16 and int8 change in Dice comes after; with --rounds 0, alone.
 """
@@ -19,7 +19,7 @@ from studies.speed import measure
 from studies.speed_report import tabulate_ratios, write_speed
 from zoo.pages import replace_section
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[1] / "docs/studies"
 EXAMPLE = "example: python scripts/benchmark.py --rounds 15 --volume-rounds 3"
 
 

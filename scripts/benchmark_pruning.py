@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--importance", default="l1", help="of channels, as for kits-lite prune")
     parser.add_argument("--learning-rate", type=float, help="of the fine-tuning; by default train.json's")
     parser.add_argument("--work", type=Path, required=True, help="folder of the pruned bundles; those there are kept")
-    parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of pruning.md; also .csv and .png")
+    parser.add_argument("--output", type=Path, default=Path("docs/studies"), help="folder of pruning.md")
     arguments = parser.parse_args(arguments)
     report_input_errors()
     series, bundles = compare_two(arguments) if arguments.pruned else prune_series(arguments)

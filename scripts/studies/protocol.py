@@ -53,7 +53,7 @@ PATCHES = {"translate_range": [30, 30], "scale_range": [[-0.1, 0.9], [-0.1, 0.9]
 SLOWER = {"optimizer#lr": "$@learning_rate / 3"}
 STAGES = {
     "coarse": Stage(60, 128, PATCHES),
-    # SD-UNet's filters have mean zero and see nothing flat: it learns slowly (docs/audit.md)
+    # SD-UNet's filters have mean zero and see nothing flat: it learns slowly (docs/studies/audit.md)
     "slow": Stage(90, 128, PATCHES),
     "fine": Stage(24, 256, {}),
     # Pocket U-Net costs little and learns to the end of it

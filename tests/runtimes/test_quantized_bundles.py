@@ -143,7 +143,7 @@ def test_missing_images_weights_and_packages_are_one_line_and_nothing_is_written
 @needs_slices
 @pytest.mark.parametrize("name", NAMES)
 def test_dice_of_the_real_slices_changes_by_at_most_0_002(name):
-    """But for SD-UNet in int8, whose filters of mean zero see little else than rounding; docs/speed.md says so."""
+    """But for SD-UNet in int8, whose filters of mean zero see little else than rounding (docs/studies/speed.md)."""
     dice = measure_dice(BUNDLES / name, SLICES)
     assert list(dice) == [F32, *([BF16] if has_bf16() else []), INT8]
     assert min(dice[F32].values()) > 0.3

@@ -29,7 +29,7 @@ from studies.partition_model import (
 )
 from studies.partition_report import MACHINES, compare, foretell, format_forecast, write_report
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs/studies"
 PERFECT = Link(float("inf"), 0.0)
 
 

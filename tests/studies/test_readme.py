@@ -19,6 +19,7 @@ from studies.tables import collect_rows, find_front, format_dice, format_network
 from zoo.pages import read_figure, read_table
 from zoo.records import RECORDS, read_record
 from zoo.variants import BASELINES, VARIANTS
+from zoo.verification.documented_commands import find_command_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -62,22 +63,22 @@ def test_the_plots_show_the_numbers_of_the_tables(tmp_path):
 
 
 def test_the_page_of_speed_shows_what_was_measured():
-    rows, page = read_table(ROOT / "docs/speed.csv"), (ROOT / "docs/speed.md").read_text()
+    rows, page = read_table(ROOT / "docs/studies/speed.csv"), (ROOT / "docs/studies/speed.md").read_text()
     for kind in ("slice", "volume"):
         table = f"{tabulate_ratios(rows, kind)}\n" if rows else ""
         assert f"<!-- {kind} -->\n{table}<!-- /{kind} -->" in page, "remedy: python scripts/benchmark.py"
     if rows:
-        assert read_figure(ROOT / "docs/speed.png") == rows
+        assert read_figure(ROOT / "docs/studies/speed.png") == rows
 
 
 def test_the_page_of_pruning_shows_its_csv_and_the_protocols_networks():
-    rows = read_table(ROOT / "docs/pruning.csv")
+    rows = read_table(ROOT / "docs/studies/pruning.csv")
     remedy = "remedy: python scripts/benchmark_pruning.py"
     assert (
         f"<!-- measured -->\n{pruning_report.tabulate(rows)}\n<!-- /measured -->"
-        in (ROOT / "docs/pruning.md").read_text()
+        in (ROOT / "docs/studies/pruning.md").read_text()
     )
-    assert read_figure(ROOT / "docs/pruning.png") == rows
+    assert read_figure(ROOT / "docs/studies/pruning.png") == rows
     pair = [row for row in rows if row["series"] == "UNet and UNet-PWP"]
     for row, name in zip(pair, ("kits_unet_segmentation", "kits_unet_pwp_segmentation"), strict=True):
         fold = read_record(name)["cross_validation"]["folds"][0]
@@ -115,15 +116,15 @@ def test_curves_and_their_table(tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
-def test_linked_files_exist():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    files = [link for link in links if not link.startswith("http")]
-    assert len(files) > 5 and all((ROOT / file).exists() for file in files)
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
 
 
-def test_named_scripts_and_their_options_exist():
-    commands = re.findall(r"python (scripts/\w+\.py)([^\n`]*)", README)
-    assert len(commands) >= 5
-    for script, words in commands:
-        code = (ROOT / script).read_text()
-        assert all(f'"{option}"' in code for option in re.findall(r"--[\w-]+", words)), script
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_linked_files_exist(page):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_documented_commands_and_their_options_exist(page):
+    assert list(find_command_problems(page.name, page.read_text(), ROOT / "bundles" / VARIANTS[-1].name, ROOT)) == []
