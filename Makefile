@@ -23,8 +23,8 @@ else
 DEMO_DATA := $(DEMO)/synthetic-cases
 DEMO_OUT := $(DEMO)/synthetic
 EPOCHS ?= 10
-TRAINING := --epochs $(EPOCHS)
-SIZE := --spatial_size "[128,128]"
+TRAINING := --epochs $(EPOCHS) --windows "{'80': 0.75, '128': 0.25}"
+SIZE := --pixel_mm 3
 endif
 RUN = cd $(BUNDLE) && $(BIN)/python -W ignore -m monai.bundle run
 TO := --dataset_dir $(DEMO_DATA) --output_dir $(DEMO_OUT) $(SIZE)

@@ -14,20 +14,22 @@ from common.errors import report_input_errors
 from zoo.verification import verify_bundle
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
-EXAMPLE = "example: python scripts/verify_bundles.py bundles/kits_pocket_unet_segmentation --dataset-dir kits19"
+EXAMPLE = "example: python scripts/verify_bundles.py --dataset-dir kits19-crops kits19-fullslices kits19-scan"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="bundle folder; all of bundles/")
-    parser.add_argument("--dataset-dir", type=Path, help="KiTS folder; without it no Dice is recomputed")
+    parser.add_argument(
+        "--dataset-dir", type=Path, nargs="+", help="KiTS folders: held-out patients, scan; else no score is recomputed"
+    )
     parser.add_argument("--json", action="store_true", help="print every check of every bundle as JSON instead")
     arguments = parser.parse_args(arguments)
     report_input_errors()
 
     outcomes = {}
     for bundle in arguments.bundles or sorted(path for path in BUNDLES.iterdir() if path.is_dir()):
-        outcomes[str(bundle)] = verify_bundle(bundle, arguments.dataset_dir)
+        outcomes[str(bundle)] = verify_bundle(bundle, arguments.dataset_dir and [*map(str, arguments.dataset_dir)])
         if arguments.json:
             continue
         name, counts = bundle.resolve().name, Counter(outcome.status for outcome in outcomes[str(bundle)])

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import torch
 
 from common.app.segmenter import Segmenter
 from common.kits.cases import find_cases
+from common.kits.metrics import pooled_dice
 from common.runtimes.packages import has_bf16
 from common.runtimes.quantize import INT8, export_int8
+from zoo.held_out import CLASSES, count_voxels, read_label_in_ras
 from zoo.pages import format_markdown_table
-from zoo.records import count_segmentations, pool_dice
 from zoo.rendering import BUNDLES
 from zoo.variants import VARIANTS, Variant
 
 from .tables import NOT_MEASURED
 
 F32, BF16 = "f32", "bf16"
-CLASSES = {"kidney_and_tumor": "kidney + tumour", "tumor": "tumour"}
+TITLES = {"kidney_and_tumor": "kidney + tumour", "tumor": "tumour"}
 
 
 def measure_dice(bundle: Path, dataset_dir: Path) -> dict[str, dict[str, float]]:
     """
-    Dice of a bundle's weights, pooled over all voxels of all cases, see `pool_dice`.
+    Dice of a bundle's weights, pooled over all voxels of all cases.
 
     Args:
         bundle: folder with weights.
@@ -43,7 +46,13 @@ def measure_dice(bundle: Path, dataset_dir: Path) -> dict[str, dict[str, float]]
         if has_bf16():
             segmenters[BF16] = Segmenter(bundle, backend="openvino", precision="bf16")
         segmenters[INT8] = Segmenter(bundle, backend="openvino", exported=exported)
-        return {name: pool_dice(count_segmentations(segmenter, cases)) for name, segmenter in segmenters.items()}
+        return {name: pool_dice(segmenter, cases) for name, segmenter in segmenters.items()}
+
+
+def pool_dice(segmenter: Segmenter, cases: Sequence[Mapping[str, str]]) -> dict[str, float]:
+    """Dice of cases that are segmented now, all voxels taken together."""
+    counts = [count_voxels(segmenter.segment(case).prediction, read_label_in_ras(case)[0]) for case in cases]
+    return dict(zip(CLASSES, pooled_dice(torch.cat(counts)).tolist()))
 
 
 def tabulate_dice(dataset_dir: Path, bundles: Path = BUNDLES, variants: Sequence[Variant] = VARIANTS) -> str:
@@ -52,7 +61,7 @@ def tabulate_dice(dataset_dir: Path, bundles: Path = BUNDLES, variants: Sequence
     for variant in variants:
         bundle, row = bundles / variant.name, {"network": variant.title}
         dice = measure_dice(bundle, dataset_dir) if (bundle / "models/model.pt").is_file() else {}
-        for key, title in CLASSES.items():
+        for key, title in TITLES.items():
             row[f"{title}, {F32}"] = f"{dice[F32][key]:.4f}" if dice else NOT_MEASURED
             for name in (BF16, INT8):
                 change = f"{dice[name][key] - dice[F32][key]:+.4f}" if name in dice else NOT_MEASURED

@@ -1,8 +1,7 @@
-"""From trainings by the protocol to what is committed: predictions, record, curves, and the weights that ship."""
+"""From a training by the protocol to what is committed: curves, scores, and the weights that ship."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,58 +9,48 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.app.segmenter import Segmenter
 from common.errors import InputError
-from common.kits.cases import find_cases
+from common.kits.cases import read_split
 from common.kits.scores import write_table
 from common.networks.weights import read_weights, write_weights
-from zoo.records import RECORDS, count_segmentations, score_counts, score_folds, write_record
+from zoo.records import HOLD_OUT, RECORDS, REPOSITORY, find_labelled, read_record, score_bundle, write_record
 from zoo.rendering import BUNDLES
-from zoo.variants import VARIANTS
 
-from .protocol import ALL, FOLDS, find_variant, plan_stage
+from .protocol import STAGES, VIEWS_PER_EPOCH, find_variant
 
 # larger files of weights ship in half precision
 MAX_WEIGHTS_BYTES = 25e6
-TRAINED_ON = "the 66 slices of all 28 cases of kits19-slices, a small part of KiTS19"
+TRAINED_ON = "{views:,} views of crops and slices of {patients} KiTS19 patients and of CT without kidney"
 
 
-def publish(name: str, dataset_dir: Path, trainings: Path) -> dict[str, Any]:
+def publish(name: str, folders: Sequence[Path], training: Path | None) -> dict[str, Any]:
     """
-    Take over what `studies.protocol` made of a network.
-
-    Of the folds those that are there, the number of which the record tells; of a baseline no weights.
+    Take over what `studies.protocol.train` made of a bundle's network, and score it.
 
     Args:
-        dataset_dir: KiTS folder that it was trained on.
-        trainings: output folder of the trainings.
+        folders: KiTS folders with the held-out patients and the whole scan.
+        training: folder of the training; None scores the weights that ship anew.
 
     Returns:
         the record that is written.
 
     Raises:
-        InputError: when no fold's training is complete, or, of a bundle, not that on all cases; or a log is gone.
+        InputError: when the training is not complete, a log is gone, or the data are not there.
     """
-    variant, folder, predictions = find_variant(name), trainings / name, RECORDS / name
-    cases = find_cases(dataset_dir, labelled=True)
-    complete = [fold for fold in (*FOLDS, ALL) if (folder / fold / "models/model.pt").is_file()]
-    missing = [] if ALL in complete or variant not in VARIANTS else [ALL]
-    missing += [] if set(complete) - {ALL} else ["any fold"]
-    if missing:
-        raise InputError(
-            f"{folder}: expected complete trainings, found none on {' and on '.join(missing)}; run train.py."
+    variant, record = find_variant(name), read_record(name)
+    shipped, cases = BUNDLES / name / "models/model.pt", find_labelled(folders)
+    if training:
+        weights = training / "models/model.pt"
+        if not weights.is_file():
+            raise InputError(f"{training}: expected a complete training, found no models/model.pt; run train.py.")
+        curves = list(read_curves(training, variant.stages))
+        ship_weights(weights, shipped)
+        write_table(curves, RECORDS / f"{name}.csv")
+        record["trained_on"] = TRAINED_ON.format(
+            views=VIEWS_PER_EPOCH * sum(STAGES[stage].epochs for stage in variant.stages),
+            patients=len([case for case in _read_patients(training) if not case.startswith("case_9")]),
         )
-
-    curves = [row for fold in complete for row in read_curves(folder / fold, variant.stages)]
-    shutil.rmtree(predictions, ignore_errors=True)
-    shutil.copytree(folder / "predictions", predictions, ignore=shutil.ignore_patterns(".*"))
-    write_table(curves, RECORDS / f"{name}.csv")
-    split_files = [f"docs/folds/{fold}.json" for fold in complete if fold != ALL]
-    record: dict[str, Any] = {"cross_validation": score_folds(predictions, cases, split_files)}
-    if variant in VARIANTS:
-        ship_weights(folder / ALL / "models/model.pt", BUNDLES / name / "models/model.pt")
-        shipped = score_counts(count_segmentations(Segmenter(BUNDLES / name, backend="torch"), cases))
-        record |= {"trained_on": TRAINED_ON, "shipped_weights": shipped}
+    record |= score_bundle(BUNDLES / name, cases, REPOSITORY / HOLD_OUT)
     write_record(name, record)
     return record
 
@@ -97,10 +86,16 @@ def read_curves(training: Path, stages: Sequence[str]) -> Iterator[dict[str, obj
             key: {event.step: event.value for event in events.Scalars(key)} if key in tags else {}
             for key in ("kidney_dice", "tumor_dice")
         }
-        epochs = plan_stage(training, name)["epochs"]
+        epochs = STAGES[name].epochs
         steps = len(losses) // epochs
         for number in range(1, epochs + 1):
             mean = sum(losses[i] for i in range((number - 1) * steps + 1, number * steps + 1)) / steps
-            row = {"fold": training.name, "stage": name, "epoch": epoch + number, "loss": round(mean, 4)}
+            row = {"stage": name, "epoch": epoch + number, "loss": round(mean, 4)}
             yield row | {key: round(values[number], 4) if number in values else "" for key, values in dice.items()}
         epoch += epochs
+
+
+def _read_patients(training: Path) -> list[str]:
+    """The patients that the last stage of a training saw."""
+    records = sorted(training.glob("eval/*/split.json"), key=lambda path: path.stat().st_mtime)
+    return read_split(records[-1])["training"]

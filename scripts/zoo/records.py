@@ -1,89 +1,76 @@
 """
-What was measured of a bundle's network by the protocol, and where it stands: `docs/cross_validation/`.
+What was measured of a network, and where it stands: `docs/results/`.
 
-    <bundle>/<case>.nii.gz   what the fold's network made of a held-out case
-    <bundle>.json            the record: Dice of those, and of the weights that ship
-    <bundle>.csv             loss and Dice of every training, epoch by epoch
+    <name>.json   the record: what the weights were trained on, and their scores, see `zoo.held_out`
+    <name>.csv    loss and Dice of the training, epoch by epoch
 
-`metadata.json` takes its scores from the record, `zoo.verification` computes them anew.
+`metadata.json` takes its scores from the record, `zoo.verification` computes them anew from the weights that ship.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common.app.segmenter import Segmenter
+from common.errors import InputError
 from common.files import replace_file
-from common.kits.cases import read_split, select_labelled
-from common.kits.metrics import KITS19, pooled_dice
-from common.kits.scores import score_files, score_label_maps
-from common.kits.volumes import open_volume, read_label
+from common.kits.cases import find_cases, read_split
+
+from .held_out import score_held_out, score_scan
 
 REPOSITORY = Path(__file__).parents[2]
-RECORDS = REPOSITORY / "docs/cross_validation"
-# the metadata's names of the KiTS19 classes
-CLASSES = {"kidney_and_tumor": "kidney", "tumor": "tumor"}
+RECORDS = REPOSITORY / "docs/results"
+HOLD_OUT = "docs/splits/hold_out.json"
+# the patient whose whole scan is measured and never trained on
+SCAN = "case_00001"
 
 
 def read_record(name: str, folder: Path | None = None) -> dict[str, Any]:
-    """The record of a bundle; empty where there is none."""
+    """The record of a network; empty where there is none."""
     path = (folder or RECORDS) / f"{name}.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def write_record(name: str, record: Mapping[str, Any]) -> None:
-    """Write the record of a bundle in one piece."""
+    """Write the record of a network in one piece."""
     with replace_file(RECORDS / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def pool_dice(counts: Iterable[torch.Tensor]) -> dict[str, float]:
-    """Dice pooled over all voxels of some cases, of kidney and tumour together and of tumour."""
-    return _name_dice(pooled_dice(torch.cat(tuple(counts))))
+def select_held_out(cases: Sequence[Mapping[str, str]], split_file: Path) -> list[Mapping[str, str]]:
+    """All files of the patients that a split file holds out, whatever folder they are in."""
+    held_out = set(read_split(split_file)["validation"])
+    return [case for case in cases if case["case"] in held_out]
 
 
-def score_counts(counts: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """Dice of some cases: pooled over all their voxels, and "per_case", the mean of the cases' own."""
-    per_case = torch.stack([pooled_dice(case) for case in counts]).mean(dim=0)
-    return {"cases": len(counts), **pool_dice(counts), "per_case": _name_dice(per_case)}
-
-
-def _name_dice(values: torch.Tensor) -> dict[str, float]:
-    found = dict(zip(KITS19.classes, values.tolist()))
-    return {name: round(found[kits_name], 6) for name, kits_name in CLASSES.items()}
-
-
-def count_predictions(predictions: Path, cases: Sequence[Mapping[str, str]], split_file: Path) -> list[torch.Tensor]:
-    """Voxel counts, see `pool_dice`, of the predictions for the cases that a split file holds out."""
-    held_out = select_labelled(cases, read_split(split_file)["validation"])
-    return [score_files(case["case"], case["label"], predictions / f"{case['case']}.nii.gz")[1] for case in held_out]
-
-
-def count_segmentations(segmenter: Segmenter, cases: Sequence[Mapping[str, str]]) -> list[torch.Tensor]:
-    """Voxel counts, see `pool_dice`, of cases segmented now."""
-    counts = []
-    for case in cases:
-        label_map, label = segmenter.segment(case).label_map, read_label(open_volume(case["label"]))
-        counts.append(score_label_maps(case["case"], label_map, label, (1, 1, 1), KITS19)[1])
-    return counts
-
-
-def score_folds(
-    predictions: Path, cases: Sequence[Mapping[str, str]], split_files: Iterable[str], root: Path | None = None
+def score_bundle(
+    bundle: Path, cases: Sequence[Mapping[str, str]], split_file: Path, scan: str = SCAN
 ) -> dict[str, Any]:
     """
-    Cross-validated Dice: of the held-out cases of all folds together, the mean of the folds', and of every fold.
+    The scores of a bundle's weights, as `inference.json` segments.
 
     Args:
-        predictions: folder of `<case>.nii.gz`, each by the network of the fold that holds the case out.
-        split_files: of the folds, relative to `root`, by default the repository.
+        cases: of the data folders, with labels.
+        scan: the case that is one whole scan.
+
+    Raises:
+        InputError: when the held-out patients or the scan are not among the cases.
     """
-    counts = {file: count_predictions(predictions, cases, (root or REPOSITORY) / file) for file in split_files}
-    folds = [{"split_file": file, **score_counts(fold)} for file, fold in counts.items()]
-    mean = {name: round(sum(fold[name] for fold in folds) / len(folds), 6) for name in CLASSES}
-    return {**score_counts(sum(counts.values(), [])), "mean_of_folds": mean, "folds": folds}
+    segmenter = Segmenter(bundle, backend="torch")
+    held_out, scans = select_held_out(cases, split_file), [case for case in cases if case["case"] == scan]
+    for what, found in (("the patients that are held out", held_out), (f"the whole scan {scan}", scans)):
+        if not found:
+            raise InputError(f"dataset_dir: expected {what}, found none of their cases.")
+
+    def predict(case: Mapping[str, str]):  # noqa: ANN202
+        return segmenter.segment(case).prediction
+
+    return {**score_held_out(predict, held_out), "scan": score_scan(predict, scans[0])}
+
+
+def find_labelled(folders: Sequence[Path]) -> list[dict[str, str]]:
+    """The labelled cases of several KiTS folders."""
+    return find_cases([str(folder) for folder in folders], labelled=True)

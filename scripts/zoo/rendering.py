@@ -22,7 +22,7 @@ from common.bundle_folder import PACKAGE
 from common.files import replace_file
 from common.networks import LiteUNet, load_weights
 
-from .records import read_record
+from .records import HOLD_OUT, read_record
 from .variants import VARIANTS, Variant
 
 REPOSITORY = Path(__file__).parents[2]
@@ -70,7 +70,11 @@ def render(variant: Variant) -> dict[str, bytes]:
         files[f"{PACKAGE}/{path.relative_to(SOURCE)}"] = path.read_bytes()
 
     metadata = render_metadata(variant)
-    differing = {"configs/train.json": variant.training, "configs/prune.json": variant.pruning}
+    differing = {
+        "configs/train.json": variant.preprocessing | variant.training,
+        "configs/inference.json": variant.preprocessing,
+        "configs/prune.json": variant.pruning,
+    }
     for name, content in files.items():
         if name.startswith("configs/") and name.endswith(".json"):
             config = metadata if name == "configs/metadata.json" else json.loads(content)
@@ -109,6 +113,7 @@ def render_metadata(variant: Variant) -> dict[str, Any]:
         "optional_packages_version": {package: _installed(package) for package in OPTIONAL_PACKAGES},
         "description": f"{variant.title}: {variant.summary}. Segments kidney and kidney tumour in axial CT slices.",
         "references": [variant.reference, *metadata["references"]],
+        "image_classes": describe_images(variant),
     }
     network = LiteUNet(**variant.network)
     metadata["complexity"] |= {"input_shape": list(input_shape), **count_complexity(network, input_shape)}
@@ -122,6 +127,16 @@ def render_metadata(variant: Variant) -> dict[str, Any]:
     return metadata
 
 
+def describe_images(variant: Variant) -> str:
+    """What `metadata.json` says of the images that the network sees."""
+    config = json.loads((SKELETON / "configs/inference.json").read_text()) | variant.preprocessing
+    low, high = config["hu_window"]
+    return (
+        f"single-channel CT, Hounsfield units from {low} to {high} stretched over 0 to 1, axial slices with pixels of"
+        f" {config['pixel_mm']} mm"
+    )
+
+
 def render_requirements(metadata: Mapping[str, Any]) -> str:
     """What pip installs for a bundle on its own; torch first, so that nothing pulls another."""
     pins = {package: metadata[key] for key, package in VERSION_KEYS.items()}
@@ -130,18 +145,19 @@ def render_requirements(metadata: Mapping[str, Any]) -> str:
 
 
 def render_scores(variant: Variant, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What `metadata.json` says of Dice, and how it is computed anew; empty where it was not measured."""
-    if "cross_validation" not in record:
+    """What `metadata.json` says of the scores, and how they are computed anew; empty where nothing was measured."""
+    if "patients" not in record:
         return {}
-    verify = f"python scripts/verify_bundles.py bundles/{variant.name} --dataset-dir kits19-slices"
-    predictions = f"docs/cross_validation/{variant.name}"
+    folders = "kits19-crops kits19-fullslices kits19-scan"
     return {
         "scores": {
-            "data": "kits19-slices: 66 slices of 28 KiTS19 cases, chosen where there is kidney or tumour",
-            "metric": "Dice pooled over all pixels of all slices, on the slices' own grid",
+            "data": "patients and without_kidney: crops and whole slices of 32 KiTS19 patients that no training saw;"
+            " scan: every fourth slice of one whole KiTS19 scan that no training saw",
+            "metric": "KiTS19's Dice on the slices' own grid; a slice counts as wrong from 81 false pixels on",
             "protocol": "docs/protocol.md",
-            "cross_validation": record["cross_validation"] | {"predictions": predictions, "command": verify},
-            "shipped_weights": record["shipped_weights"] | {"command": verify},
+            "split_file": HOLD_OUT,
+            "command": f"python scripts/verify_bundles.py bundles/{variant.name} --dataset-dir {folders}",
+            **{key: record[key] for key in ("patients", "without_kidney", "scan")},
         }
     }
 

@@ -8,6 +8,8 @@ from typing import Any
 # Keras BatchNorm's momentum 0.99 is torch's 0.01
 BATCH_NORM = ["batch", {"momentum": 0.01, "eps": 0.001}]
 GROUP_NORM = ["group", {"num_groups": 32}]
+# of the networks that are not trained on whole scans yet
+PAPER_WINDOW = {"hu_window": [0, 255]}
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,11 @@ class Variant:
 
     Args:
         network: arguments of `LiteUNet`, JSON-able; with a `_target_`, of another class.
+        preprocessing: values of `train.json` and `inference.json` that differ.
         training: values of `train.json` that differ.
         pruning: values of `prune.json` that differ.
         original: arguments that differ in the network before its channels were pruned; empty where none were.
         stages: of its training by the protocol, see `studies.protocol`.
-        pruned_from: bundle with whose weights its training begins.
     """
 
     name: str
@@ -29,11 +31,11 @@ class Variant:
     summary: str
     reference: str
     network: dict[str, Any]
+    preprocessing: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     pruning: dict[str, Any] = field(default_factory=dict)
     original: dict[str, Any] = field(default_factory=dict)
-    stages: tuple[str, ...] = ("coarse", "fine")
-    pruned_from: str = ""
+    stages: tuple[str, ...] = ("whole",)
 
 
 VARIANTS = (
@@ -43,8 +45,8 @@ VARIANTS = (
         summary="the dense U-Net, the baseline that the others are measured against",
         reference="Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015, arXiv:1505.04597",
         network={"channels": [64, 128, 256, 512, 1024]},
+        preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.001},
-        stages=("coarse", "gentle"),
     ),
     Variant(
         name="kits_wp_unet_segmentation",
@@ -59,8 +61,9 @@ VARIANTS = (
             "norm_bottleneck": False,
             "dropout": 0.5,
         },
+        preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.003},
-        stages=("coarse", "sparse"),
+        stages=("dense", "sparse"),
     ),
     Variant(
         name="kits_sd_unet_segmentation",
@@ -77,8 +80,8 @@ VARIANTS = (
             "upsample": "nearest",
             "refine": True,
         },
+        preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.01},
-        stages=("slow", "gentle", "long_gentle"),
     ),
     Variant(
         name="kits_unet_pwp_segmentation",
@@ -86,6 +89,7 @@ VARIANTS = (
         summary="the dense U-Net with a quarter of its channels left and weights below a threshold zeroed (Algorithm II)",
         reference="Rao et al., Optimizing Inference Distribution for Efficient Kidney Tumor Segmentation Using a UNet-PWP Deep-Learning Model with XAI on CT Scan Images, Diagnostics 2023, 13(20), 3244, doi:10.3390/diagnostics13203244",
         network={"channels": [16, 32, 64, 128, 256]},
+        preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.003},
         pruning={
             "pretrained": "$@bundle_root + '/models/dense/model.pt'",
@@ -93,8 +97,7 @@ VARIANTS = (
             "importance": "taylor",
         },
         original={"channels": [64, 128, 256, 512, 1024]},
-        stages=("narrow", "long_sparse"),
-        pruned_from="kits_unet_segmentation",
+        stages=("dense", "sparse"),
     ),
     Variant(
         name="kits_pocket_unet_segmentation",
@@ -103,7 +106,7 @@ VARIANTS = (
         reference="Celaya et al., PocketNet: A Smaller Neural Network for Medical Image Analysis, IEEE Transactions on Medical Imaging 2023, 42(4), 1172-1184, arXiv:2104.10745",
         network={"channels": [16, 16, 16, 16, 16]},
         training={"learning_rate": 0.003},
-        stages=("coarse", "long"),
+        stages=("first", "second"),
     ),
 )
 
@@ -133,7 +136,6 @@ BASELINES = (
             "filters": [32, 64, 128, 256, 512, 512, 512],
         },
         training={"learning_rate": 0.001},
-        stages=("coarse", "gentle"),
     ),
 )
 

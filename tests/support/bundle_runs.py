@@ -32,6 +32,9 @@ POCKET = "kits_pocket_unet_segmentation"
 STEM = f"{POCKET}_v{__version__}"
 # real slices, where they are at hand
 SLICES = Path(os.environ.get("KITS_SLICES", ROOT.parent / "shared/kits19-slices"))
+# held-out patients and the whole scan, beside them
+DATA = [SLICES.parent / name for name in ("kits19-crops", "kits19-fullslices", "kits19-scan")]
+needs_data = pytest.mark.skipif(not all(path.is_dir() for path in DATA), reason=f"no {DATA[0].name} in {SLICES.parent}")
 needs_slices = pytest.mark.skipif(not SLICES.is_dir(), reason=f"no KiTS19 slices in {SLICES}; set KITS_SLICES")
 
 

@@ -11,12 +11,14 @@ import nibabel as nib
 import numpy as np
 import torch
 from bundle_runs import POCKET, ROOT
+from scipy import ndimage
 
 from common.app.card import NO_WEIGHTS, describe_weights
 from common.app.segmenter import Segmenter
 from common.compression.complexity import count_flops, count_nonzero_parameters, count_parameters
 from common.files import hash_file
 from common.kits.cases import find_cases
+from common.kits.metrics import summarize
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
 from zoo.rendering import write_bundle
@@ -28,9 +30,8 @@ METADATA, INFERENCE = "configs/metadata.json", "configs/inference.json"
 README, WEIGHTS = "docs/README.md", "models/model.pt"
 LABELS = "0 background, 1 kidney, 2 tumor"
 SWAPPED = "0 background, 1 tumor, 2 kidney"
-DICE = ("Dice of the cross-validation", "Dice of the shipped weights")
-FAST = [name for name in CHECKS if name not in (*DICE, "run elsewhere")]
-FOLDS = [[0, 1], [2], [3]]
+SCORES = "scores"
+FAST = [name for name in CHECKS if name not in (SCORES, "run elsewhere")]
 SCORE = "kits-lite score --labels kits19 --predictions out"
 
 
@@ -46,13 +47,6 @@ def find_problems(bundle: Path, dataset_dir: Path | None = None, check: str = ""
     return [(outcome.name, outcome.detail) for outcome in outcomes if outcome.status == "problem"]
 
 
-def score(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, object]:
-    """Dice of pairs of label maps: pooled over the voxels of all, and the mean over the pairs."""
-    pooled, alone = measure(pairs), [measure([pair]) for pair in pairs]
-    per_case = {name: float(np.mean([dice[name] for dice in alone])) for name in pooled}
-    return {"cases": len(pairs), **pooled, "per_case": per_case}
-
-
 def measure(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     masks = {"kidney_and_tumor": lambda m: m > 0, "tumor": lambda m: m > 1}
     scores = {}
@@ -60,6 +54,48 @@ def measure(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
         counts = np.array([[(mask(a) & mask(b)).sum(), mask(a).sum(), mask(b).sum()] for a, b in pairs]).sum(axis=0)
         scores[name] = float(2 * counts[0] / (counts[1] + counts[2]))
     return scores
+
+
+def count_scores(pairs: dict[str, tuple[np.ndarray, np.ndarray]], spacing_mm: Sequence[float]) -> dict[str, object]:
+    """The scores of prediction and label (X, Y, Z) of some patients; the last is the scan, the first two held out."""
+    *held_out, scan = pairs
+    held_out = held_out[:2]
+    own = [{"case": name, **measure([pairs[name]])} for name in held_out]
+    slices = [pair for name in held_out for pair in zip(*(np.moveaxis(volume, 2, 0) for volume in pairs[name]))]
+    empty = [np.count_nonzero(prediction) for prediction, label in slices if not label.any()]
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    prediction, label = pairs[scan]
+    holds = np.flatnonzero(label.any(axis=(0, 1)))
+    outside = [z for z in range(label.shape[2]) if not holds[0] <= z <= holds[-1]]
+    pieces = [(ndimage.label(prediction == 2, np.ones((3, 3))), label == 2) for prediction, label in slices]
+    false = [
+        piece
+        for (labels, number), tumor in pieces
+        for piece in range(1, number + 1)
+        if (labels == piece).sum() >= 80 and not (tumor & (labels == piece)).any()
+    ]
+    with_tumor = [name for name in held_out if (pairs[name][1] == 2).any()]
+    return {
+        "patients": {
+            "patients": 2,
+            "pooled": measure([pairs[name] for name in held_out]),
+            "per_patient": summarize(own),
+            "with_tumor": len(with_tumor),
+            "tumor_found": sum(((pairs[n][0] == 2) & (pairs[n][1] == 2)).any().item() for n in with_tumor),
+            "false_tumors": len(false),
+        },
+        "without_kidney": {
+            "slices": len(empty),
+            "wrong_slices": sum(pixels > 80 for pixels in map(int, empty)),
+            "mean_ml": float(np.mean(empty)) * voxel_ml,
+        },
+        "scan": {
+            "case": scan,
+            "slices": label.shape[2],
+            **measure([pairs[scan]]),
+            "invented_ml": np.count_nonzero(prediction[..., outside]) * voxel_ml,
+        },
+    }
 
 
 def write_good_bundle(root: Path, phantoms: Path) -> Path:
@@ -72,22 +108,16 @@ def write_good_bundle(root: Path, phantoms: Path) -> Path:
     save_weights(network, bundle / WEIGHTS)
     edit(bundle / INFERENCE, lambda config: config.update(spatial_size=[32, 32]))
 
-    cases, predictions = find_cases(phantoms), root / "docs/cross_validation" / POCKET
-    predictions.mkdir(parents=True)
+    cases = find_cases(phantoms)
+    (root / "docs/splits").mkdir(parents=True)
     (root / "docs/protocol.md").write_text("How.")
-    segmenter, ours, folds = Segmenter(bundle, backend="torch"), [], []
-    labels = [np.asarray(nib.load(case["label"]).dataobj) for case in cases]
-    moved = [np.roll(label, 1 + index, axis=1) for index, label in enumerate(labels)]
-    for case, label, prediction in zip(cases, labels, moved):
-        affine = nib.load(case["label"]).affine
-        nib.save(nib.Nifti1Image(prediction, affine), predictions / f"{case['case']}.nii.gz")
-        ours.append((segmenter.segment(case).label_map, label))
-    for number, held_out in enumerate(FOLDS, start=1):
-        path = root / f"docs/folds/fold_{number}.json"
-        path.parent.mkdir(exist_ok=True)
-        names = [[case["case"] for i, case in enumerate(cases) if (i in held_out) == side] for side in (False, True)]
-        path.write_text(json.dumps(dict(zip(("training", "validation"), names))))
-        folds.append({"split_file": f"docs/folds/{path.name}", **score([(moved[i], labels[i]) for i in held_out])})
+    split = {"training": [case["case"] for case in cases[2:]], "validation": [case["case"] for case in cases[:2]]}
+    (root / "docs/splits/hold_out.json").write_text(json.dumps(split))
+    segmenter, pairs = Segmenter(bundle, backend="torch"), {}
+    for case in cases:
+        label = nib.as_closest_canonical(nib.load(case["label"]))
+        pairs[case["case"]] = segmenter.segment(case).prediction, np.asarray(label.dataobj)
+    scores = count_scores(pairs, label.header.get_zooms())
 
     def record(metadata: dict) -> None:
         data_format = metadata["network_data_format"]
@@ -101,21 +131,15 @@ def write_good_bundle(root: Path, phantoms: Path) -> Path:
         metadata["complexity"]["original"] = {"channels": WIDER, **counted}
         file = {"file": WEIGHTS, "bytes": (bundle / WEIGHTS).stat().st_size, "sha256": hash_file(bundle / WEIGHTS)}
         metadata["weights"] = file | {"license": "CC BY-NC-SA 4.0", "trained_on": "nothing"}
-        mean = {name: float(np.mean([fold[name] for fold in folds])) for name in ("kidney_and_tumor", "tumor")}
         metadata["scores"] = {
             "protocol": "docs/protocol.md",
-            "cross_validation": {
-                **score(list(zip(moved, labels))),
-                "mean_of_folds": mean,
-                "folds": folds,
-                "predictions": f"docs/cross_validation/{POCKET}",
-                "command": SCORE,
-            },
-            "shipped_weights": {**score(ours), "command": f"{SCORE} && {SCORE}"},
+            "split_file": "docs/splits/hold_out.json",
+            "command": f"{SCORE} && {SCORE}",
+            **scores,
         }
-        assert all(0 < value < 1 for value in (*measure(ours).values(), *measure(list(zip(moved, labels))).values()))
+        assert all(0 < value < 1 for value in measure(list(pairs.values())).values())
         readme = bundle / README
-        text = re.sub(f"{NO_WEIGHTS}|Weights: .*?mean of the cases\\.", describe_weights(metadata), readme.read_text())
+        text = re.sub(f"{NO_WEIGHTS}|Weights: .*?are\\s+invented\\.$", describe_weights(metadata), readme.read_text())
         readme.write_text(text)
 
     edit(bundle / METADATA, record)

@@ -6,7 +6,7 @@ import shutil
 import sys
 
 import pytest
-from good_bundle import DICE, FAST, INFERENCE, LABELS, METADATA, README, SCORE, SWAPPED, WEIGHTS, find_problems
+from good_bundle import FAST, INFERENCE, LABELS, METADATA, README, SCORE, SCORES, SWAPPED, WEIGHTS, find_problems
 
 from common.errors import InputError
 from zoo.rendering import PACKAGE
@@ -19,7 +19,7 @@ def test_a_good_bundle_passes_every_check(good, phantoms):
     modules, path = dict(sys.modules), list(sys.path)
     outcomes = verify_bundle(good, phantoms)
     assert [outcome.name for outcome in outcomes] == list(CHECKS)
-    assert [(o.name, o.status) for o in outcomes if o.status != "ok"] == [(DICE[0], "recounted")]
+    assert [(o.name, o.status) for o in outcomes if o.status != "ok"] == []
     ours = {name: module for name, module in sys.modules.items() if name.startswith(PACKAGE)}
     assert sys.path == path and ours == {name: modules[name] for name in modules if name.startswith(PACKAGE)}
 
@@ -149,16 +149,20 @@ def test_a_bundle_that_runs_in_one_place_only_is_found_out(old, new, words, brok
     assert "run in another folder: expected exit code 0, found 1: " in outcome.detail and words in outcome.detail
 
 
-def test_no_dice_is_called_good_that_was_not_recomputed(broken, phantoms):
-    for outcome in verify_bundle(broken, None, DICE):
-        assert (outcome.status, outcome.detail) == ("not recomputed", "no data")
-    shutil.rmtree(broken.parents[1] / "docs/cross_validation")
+def test_no_score_is_called_good_that_was_not_recomputed(broken, phantoms, tmp_path):
+    (outcome,) = verify_bundle(broken, None, [SCORES])
+    assert (outcome.status, outcome.detail) == ("not recomputed", "no data")
+    other = tmp_path / "other"
+    for case in sorted(phantoms.iterdir())[:1]:
+        shutil.copytree(case, other / "case_77777")
+    (outcome,) = verify_bundle(broken, other, [SCORES])
+    assert (outcome.status, outcome.detail) == ("not recomputed", "no data")
+    (broken.parents[1] / "docs/splits/hold_out.json").unlink()
+    (outcome,) = verify_bundle(broken, phantoms, [SCORES])
+    assert outcome.detail == "no docs/splits/hold_out.json beside the folder of bundles"
     (broken / WEIGHTS).unlink()
-    outcomes = verify_bundle(broken, phantoms, DICE)
-    assert [(o.status, o.detail) for o in outcomes] == [
-        ("not recomputed", "no data"),
-        ("not recomputed", f"no {WEIGHTS}"),
-    ]
+    (outcome,) = verify_bundle(broken, phantoms, [SCORES])
+    assert (outcome.status, outcome.detail) == ("not recomputed", f"no {WEIGHTS}")
 
 
 def test_commands_of_scores_are_not_called_good_outside_the_repository(broken):

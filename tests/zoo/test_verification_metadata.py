@@ -7,7 +7,7 @@ from collections.abc import Callable
 import nibabel as nib
 import numpy as np
 import pytest
-from good_bundle import DICE, LABELS, METADATA, SWAPPED, edit, find_problems
+from good_bundle import LABELS, METADATA, SCORES, SWAPPED, edit, find_problems
 
 from zoo.verification import verify_bundle
 
@@ -40,15 +40,8 @@ def put(value: object, *keys: str) -> Callable[[dict], None]:
     return change
 
 
-def keep_one_fold(metadata: dict) -> None:
-    """Sell the second fold as the cross-validation."""
-    scores = metadata["scores"]["cross_validation"]
-    (fold,) = scores["folds"] = scores["folds"][1:2]
-    scores |= {key: fold[key] for key in ("kidney_and_tumor", "tumor", "per_case")}
-
-
 SWAP = set_io("outputs", "pred", channel_def={"0": "background", "1": "tumor", "2": "kidney"})
-SCORES, SHIPPED = ("scores", "cross_validation"), ("scores", "shipped_weights")
+PATIENTS, SCAN = ("scores", "patients"), ("scores", "scan")
 # what the metadata says, the check that is to find it out, and words of its one problem
 METADATA_BREAKS = [
     (lambda m: m.pop("version"), "metadata schema", "found 'version' is a required property"),
@@ -87,29 +80,25 @@ METADATA_BREAKS = [
         "metadata keys",
         "complexity: expected no key that nobody recomputes, found late",
     ),
-    (put(1, *SHIPPED, "hausdorff_mm"), "metadata keys", "scores.shipped_weights: expected no key that nobody recomp"),
+    (put(1, *SCAN, "hausdorff_mm"), "metadata keys", "scores.scan: expected no key that nobody recomputes, found hau"),
     (
         put("docs/nothere.md", "scores", "protocol"),
         "documented commands",
         "docs/nothere.md: expected a file, found none",
     ),
     (
-        put("kits-lite score --label x", *SHIPPED, "command"),
+        put("kits-lite score --label x", "scores", "command"),
         "documented commands",
-        "scores.shipped_weights.command: kits-lite score --label: expected an option of the command, found none",
+        "scores.command: kits-lite score --label: expected an option of the command, found none",
     ),
-    (
-        put("make dice", *SCORES, "command"),
-        "documented commands",
-        "expected python scripts/*.py or kits-lite, found make dice",
-    ),
-    (add(0.001, *SHIPPED, "tumor"), DICE[1], "scores.shipped_weights.tumor: expected"),
-    (add(0.001, *SHIPPED, "per_case", "tumor"), DICE[1], "scores.shipped_weights.per_case.tumor: expected"),
-    (add(1, *SHIPPED, "cases"), DICE[1], "scores.shipped_weights.cases: expected 5, found 4"),
-    (add(-0.0004, *SCORES, "kidney_and_tumor"), DICE[0], "scores.cross_validation.kidney_and_tumor: expected"),
-    (add(0.001, *SCORES, "mean_of_folds", "tumor"), DICE[0], "scores.cross_validation.mean_of_folds.tumor: expected"),
-    (add(0.001, *SCORES, "folds", 1, "tumor"), DICE[0], "cross_validation.docs/folds/fold_2.json.tumor: expected"),
-    (add(1, *SCORES, "cases"), DICE[0], "scores.cross_validation.cases: expected 5, found 4"),
+    (put("make dice", "scores", "command"), "documented commands", "or kits-lite, found make dice"),
+    (add(0.002, *SCAN, "kidney_and_tumor"), SCORES, "scores.scan.kidney_and_tumor: expected"),
+    (add(-0.2, *SCAN, "invented_ml"), SCORES, "scores.scan.invented_ml: expected"),
+    (add(0.002, *PATIENTS, "pooled", "tumor"), SCORES, "scores.patients.pooled.tumor: expected"),
+    (add(0.002, *PATIENTS, "per_patient", "tumor", "ci95_low"), SCORES, "per_patient.tumor.ci95_low: expected"),
+    (add(1, *PATIENTS, "patients"), SCORES, "scores.patients.patients: expected 3, found 2"),
+    (add(2, *PATIENTS, "tumor_found"), SCORES, "scores.patients.tumor_found: expected"),
+    (add(-2, "scores", "without_kidney", "wrong_slices"), SCORES, "scores.without_kidney.wrong_slices: expected"),
 ]
 
 
@@ -121,12 +110,6 @@ def test_metadata_that_is_not_true_gives_one_line(change, check, words, broken, 
     found = find_problems(broken, phantoms, check)
     assert [name for name, _ in found] == [check], found
     assert words in found[0][1]
-
-
-def test_one_fold_is_no_cross_validation(broken, phantoms):
-    edit(broken / METADATA, keep_one_fold)
-    details = [detail for name, detail in find_problems(broken, phantoms, DICE[0]) if name == DICE[0]]
-    assert "scores.cross_validation.cases: expected 4, found 1" in details
 
 
 def test_versions_that_are_not_installed_or_not_required_are_named(broken):

@@ -8,20 +8,15 @@ import sys
 import zipfile
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
-from bundle_runs import POCKET
-from good_bundle import CHANNELS, DICE, METADATA, README, WEIGHTS, edit, find_problems
+from good_bundle import CHANNELS, METADATA, README, SCORES, WEIGHTS, edit, find_problems
 from monai.bundle import ConfigParser
 
 from common.files import hash_file
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import read_weights, save_weights
 from zoo.verification import CHECKS, verify_bundle
-
-FOLD_DICE = DICE[0]
 
 
 def test_a_changed_weight_is_found_out_by_the_sha256(broken):
@@ -61,27 +56,13 @@ def test_weights_saved_on_a_gpu_are_found_out(broken):
     assert problem.startswith("models/model.pt: expected a file that loads on the CPU, found ") and "CUDA" in problem
 
 
-def test_other_predictions_are_found_out(broken, phantoms):
-    repository = broken.parents[1]
-    path = sorted((repository / "docs/cross_validation" / POCKET).iterdir())[2]
-    image = nib.load(path)
-    nib.save(nib.Nifti1Image(np.roll(np.asarray(image.dataobj), 3, axis=2), image.affine), path)
-    changed = {detail.partition(":")[0] for _, detail in find_problems(broken, phantoms, FOLD_DICE)}
-    fold, whole = "scores.cross_validation.docs/folds/fold_2.json", "scores.cross_validation"
-    scores = ["kidney_and_tumor", "tumor", "per_case.kidney_and_tumor", "per_case.tumor"]
-    means = ["mean_of_folds.kidney_and_tumor", "mean_of_folds.tumor"]
-    assert changed == {f"{fold}.{name}" for name in scores} | {f"{whole}.{name}" for name in scores + means}
-    path.unlink()
-    assert find_problems(broken, phantoms, FOLD_DICE) == [(FOLD_DICE, f"{path}: expected a NIfTI file, found none.")]
-
-
-def test_a_case_held_out_twice_is_found_out(broken, phantoms):
-    repository = broken.parents[1]
-    names = {}
-    edit(repository / "docs/folds/fold_2.json", names.update)
-    edit(repository / "docs/folds/fold_3.json", lambda split: split.update(names))
-    problem = f"scores.cross_validation: expected {names['validation'][0]} held out once, found 2 times"
-    assert find_problems(broken, phantoms, FOLD_DICE) == [(FOLD_DICE, problem)]
+def test_another_split_is_found_out(broken, phantoms):
+    """Patients that were trained on in the stead of those held out."""
+    path = broken.parents[1] / "docs/splits/hold_out.json"
+    edit(path, lambda split: split.update(training=split["validation"], validation=split["training"]))
+    found = find_problems(broken, phantoms, SCORES)
+    assert {name for name, _ in found} == {SCORES}
+    assert any("scores.patients.pooled.kidney_and_tumor: expected" in problem for _, problem in found)
 
 
 def test_the_weights_that_run_are_scored(broken, phantoms):
@@ -92,10 +73,10 @@ def test_the_weights_that_run_are_scored(broken, phantoms):
     save_weights(network, broken / "models/other.pt")
     text = (broken / "configs/inference.json").read_text()
     (broken / "configs/inference.json").write_text(text.replace("/models/model.pt", "/models/other.pt"))
-    found = find_problems(broken, phantoms, DICE[1])
+    found = find_problems(broken, phantoms, SCORES)
     loaded = "configs/inference.json network: expected the weights of models/model.pt, found others"
     assert ("weights that run", loaded) in found
-    assert any("scores.shipped_weights.tumor: expected" in detail for name, detail in found if name == DICE[1])
+    assert any("scores.scan.tumor: expected" in detail for name, detail in found if name == SCORES)
 
 
 NET = """
@@ -138,7 +119,7 @@ def test_bundles_of_strangers_are_told_apart_and_need_not_record_what_ours_do(go
         not_recorded = {name for name, outcome in outcomes.items() if outcome.status == "not recorded"}
         assert not_recorded == {
             "metadata keys", "labels", "inferer", "weights file", "weights that run", "complexity", "sparsity", "card",
-            "run elsewhere", *DICE,
+            "run elsewhere", SCORES,
         }  # fmt: skip
         assert all(outcomes[name].status == "ok" for name in CHECKS.keys() - not_recorded), outcomes
     assert sys.path == path and "scripts.net" not in sys.modules

@@ -9,7 +9,7 @@ variant: the folder may be anyone's.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from .network import (
     check_state_dict,
     check_weights_file,
 )
-from .scores import check_fold_scores, check_shipped_scores
+from .scores import check_scores
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Outcome:
     What came of a check; one that found several problems has as many outcomes.
 
     Args:
-        status: "ok", "problem", "recounted", "not recomputed" or "not recorded", see `NotChecked`.
+        status: "ok", "problem", "not recomputed" or "not recorded", see `NotChecked`.
         detail: the problem, or why nothing was checked.
     """
 
@@ -48,13 +48,15 @@ class Outcome:
 
 
 def verify_bundle(
-    folder: PathLike, dataset_dir: PathLike | None = None, names: Iterable[str] | None = None
+    folder: PathLike,
+    dataset_dir: PathLike | Sequence[PathLike] | None = None,
+    names: Iterable[str] | None = None,
 ) -> list[Outcome]:
     """
     Run the checks of a bundle folder.
 
     Args:
-        dataset_dir: KiTS folder with the labels that the scores are of; without one they are not recomputed.
+        dataset_dir: KiTS folder or folders with the labels that the scores are of; else they are not recomputed.
         names: of `CHECKS`; all by default.
 
     Raises:
@@ -101,6 +103,5 @@ CHECKS = {
     "absolute paths": check_paths,
     "documented commands": check_commands,
     "run elsewhere": check_run_elsewhere,
-    "Dice of the cross-validation": check_fold_scores,
-    "Dice of the shipped weights": check_shipped_scores,
+    "scores": check_scores,
 }

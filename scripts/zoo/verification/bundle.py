@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -26,14 +26,14 @@ from ..rendering import VERSION_KEYS
 README, METADATA, WEIGHTS = "docs/README.md", "configs/metadata.json", "models/model.pt"
 INFERENCE, DATA_LICENSE = "configs/inference.json", "docs/data_license.txt"
 FILES = ("LICENSE", METADATA, INFERENCE, README, DATA_LICENSE, WEIGHTS)
-NOT_RECOMPUTED, NOT_RECORDED, RECOUNTED = "not recomputed", "not recorded", "recounted"
+NOT_RECOMPUTED, NOT_RECORDED = "not recomputed", "not recorded"
 
 
 class NotChecked(Exception):
     """
     Nothing was checked, or not from the ground up: the status that this gives, and the reason.
 
-    `NOT_RECORDED`: there is nothing to check; `RECOUNTED`: from what an earlier step left behind.
+    `NOT_RECORDED`: there is nothing to check.
     """
 
     def __init__(self, reason: str, status: str = NOT_RECOMPUTED) -> None:
@@ -47,10 +47,10 @@ class Bundle:
     A part that is missing or broken raises `NotChecked`: the check of that part tells why, the others need not.
 
     Args:
-        dataset_dir: KiTS folder, for the scores.
+        dataset_dir: KiTS folder, or a list of them, for the scores.
     """
 
-    def __init__(self, folder: PathLike, dataset_dir: PathLike | None = None) -> None:
+    def __init__(self, folder: PathLike, dataset_dir: PathLike | Sequence[PathLike] | None = None) -> None:
         self.folder, self.dataset_dir = Path(folder).resolve(), dataset_dir
         self.repository = self.folder.parent.parent
 

@@ -110,15 +110,12 @@ def check_commands(bundle: Bundle) -> Iterator[str]:
     bundle.list_configs()
     yield from find_command_problems(README, bundle.readme, bundle.folder, bundle.repository)
     scores = bundle.metadata.get("scores") or {}
-    commands = {
-        key: str(scores[key].get("command")) for key in ("cross_validation", "shipped_weights") if key in scores
-    }
-    if commands and not (bundle.repository / "scripts").is_dir():
+    if scores and not (bundle.repository / "scripts").is_dir():
         raise NotChecked("no scripts beside the folder of bundles for the commands of the scores")
     if scores.get("protocol") and not (bundle.repository / scores["protocol"]).is_file():
         yield f"scores.protocol: {scores['protocol']}: expected a file, found none"
-    for key, command in commands.items():
-        what = f"scores.{key}.command"
+    if scores:
+        what, command = "scores.command", str(scores.get("command"))
         if not command.startswith(("python scripts/", "kits-lite ")):
             yield f"{what}: expected python scripts/*.py or kits-lite, found {command}"
         yield from find_command_problems(what, command, bundle.folder, bundle.repository)

@@ -14,7 +14,7 @@ from jsonschema.validators import validator_for
 
 from common.compression.complexity import count_flops, count_nonzero_parameters, count_parameters
 
-from ..records import CLASSES
+from ..held_out import CLASSES
 from .bundle import DATA_LICENSE, FILES, METADATA, NOT_RECORDED, README, Bundle, NotChecked, compare, list_strings
 
 REQUIREMENTS = "docs/requirements.txt"
@@ -26,15 +26,15 @@ ABSOLUTE_PATH = re.compile(
 )
 # a count with its commas, and a Dice to three digits
 NUMBER = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:,\d{3})+|[01]\.\d{3})(?![\d,])")
-DICE_KEYS = {"cases", "kidney_and_tumor", "tumor", "per_case", "command"}
 # what is recomputed, or says of what and how
 KNOWN_KEYS = {
     ("complexity",): {"convention", "input_shape", "parameters", "flops", "nonzero_parameters", "sparsity"}
     | {"original", "pruning"},
     ("weights",): {"file", "bytes", "sha256", "license", "trained_on"},
-    ("scores",): {"data", "metric", "protocol", "cross_validation", "shipped_weights"},
-    ("scores", "shipped_weights"): DICE_KEYS,
-    ("scores", "cross_validation"): DICE_KEYS | {"mean_of_folds", "folds", "predictions"},
+    ("scores",): {"data", "metric", "protocol", "split_file", "command", "patients", "without_kidney", "scan"},
+    ("scores", "patients"): {"patients", "pooled", "per_patient", "with_tumor", "tumor_found", "false_tumors"},
+    ("scores", "without_kidney"): {"slices", "wrong_slices", "mean_ml"},
+    ("scores", "scan"): {"case", "slices", *CLASSES, "invented_ml"},
 }
 
 
@@ -109,8 +109,8 @@ def check_card(bundle: Bundle) -> Iterator[str]:
     told = {f"{count_parameters(network):,}", f"{count_flops(network, complexity['input_shape']):,}"}
     if weights:
         told.add(f"{count_nonzero_parameters(bundle.trained_network):,}")
-    held_out = _find_block(bundle.metadata, ("scores", "cross_validation"))
-    told |= {f"{dice[name]:.3f}" for dice in (held_out, held_out.get("per_case", {})) for name in CLASSES & dice.keys()}
+    dice = [_find_block(bundle.metadata, ("scores", *keys)) for keys in (("patients", "pooled"), ("scan",))]
+    told |= {f"{block[name]:.3f}" for block in dice for name in CLASSES & block.keys()}
     blocks = (complexity, complexity.get("original", {}))
     known = {f"{value:,}" for block in blocks for value in block.values() if isinstance(value, int)}
     found = set(NUMBER.findall(readme))

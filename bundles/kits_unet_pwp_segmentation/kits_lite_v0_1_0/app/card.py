@@ -46,13 +46,21 @@ def describe_weights(metadata: Mapping[str, Any]) -> str:
         f" {complexity['parameters']:,} parameters are not zero."
     )
     if "scores" in metadata:
-        held_out = metadata["scores"]["cross_validation"]
-        pooled, mean = (
-            f"{scores['kidney_and_tumor']:.3f} for kidney and tumour, {scores['tumor']:.3f} for tumour"
-            for scores in (held_out, held_out["per_case"])
-        )
-        text += (
-            f" Dice on kits19-slices of {held_out['cases']} held-out cases in {len(held_out['folds'])} folds, the first"
-            f" of which settings were chosen on: {pooled}, pooled; {mean}, mean of the cases."
-        )
+        text += "\n\n" + "\n".join(f"- {line}" for line in describe_scores(metadata["scores"]))
     return text
+
+
+def describe_scores(scores: Mapping[str, Any]) -> list[str]:
+    """The scores of a bundle as sentences: the whole scan first, which is what a user has."""
+    patients, empty, scan = scores["patients"], scores["without_kidney"], scores["scan"]
+    return [
+        f"On one whole scan of {scan['slices']} slices: Dice {scan['kidney_and_tumor']:.3f} for kidney and tumour"
+        f" together, {scan['tumor']:.3f} for the tumour; {scan['invented_ml']:.1f} ml are invented above and below"
+        " the kidneys.",
+        f"On slices of {patients['patients']} patients that no training saw, pooled: Dice"
+        f" {patients['pooled']['kidney_and_tumor']:.3f} for kidney and tumour together,"
+        f" {patients['pooled']['tumor']:.3f} for the tumour; {patients['tumor_found']} of {patients['with_tumor']}"
+        f" tumours are found, {patients['false_tumors']} invented.",
+        f"In {empty['wrong_slices']} of {empty['slices']} of their slices without kidney more than 80 pixels are"
+        " invented.",
+    ]
