@@ -104,6 +104,15 @@ def test_a_downloaded_bundle_segments_trains_and_evaluates_from_an_empty_folder(
     assert {path.name for path in elsewhere.iterdir()} == {"out"}
 
 
+@pytest.mark.slow
+def test_a_downloaded_bundle_segments_a_scan_with_one_command(release, elsewhere, phantoms, tmp_path):
+    bundle = download(POCKET, release.as_uri(), tmp_path)
+    scan = phantoms / "case_00000_synthetic/imaging.nii.gz"
+    done = run_python(bundle, "-m", PACKAGE, "segment", "-i", str(scan), "-o", str(elsewhere / "out"))
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (elsewhere / "out").iterdir()] == ["case_00000_synthetic.nii.gz"]
+
+
 # ---- monai.bundle.load: one line per bundle, sys.path.append(folder), makes it work from anywhere
 
 LOAD = """
