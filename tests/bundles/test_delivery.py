@@ -29,6 +29,8 @@ import sys
 from importlib.machinery import PathFinder
 
 class OnlyRequired:
+    find_distributions = PathFinder.find_distributions  # packages ask for their own version
+
     def find_spec(name, path=None, target=None):
         return None if name.partition(".")[0] in {absent} else PathFinder.find_spec(name, path, target)
 
