@@ -33,7 +33,7 @@ TO := --dataset_dir $(DEMO_DATA) --output_dir $(DEMO_OUT) $(SIZE)
 .PHONY: demo test slow faults bundles clean
 demo: $(READY)
 ifndef DATA
-	$(BIN)/python scripts/make_phantoms.py --output $(DEMO_DATA) --count 10
+	$(BIN)/kits-lite demo-data --output $(DEMO_DATA) --count 10
 endif
 	@echo "== train"
 	$(RUN) --config_file configs/train.json $(TO) --ckpt_dir $(DEMO_OUT)/models $(TRAINING)
@@ -65,8 +65,8 @@ clean:
 	rm -rf .venv demo
 
 # torch first and pinned exactly: a range would let another package pull a build with CUDA
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install "$$(grep -o 'torch==[0-9.]*' pyproject.toml | head -n 1)"
-	$(BIN)/python -m pip install -e ".[dev]"
+	$(BIN)/python -m pip install "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
 	touch $(READY)

@@ -1,4 +1,4 @@
-"""Write the tables of docs/audit.md: what the five papers claim, and what arithmetic on our networks gives."""
+"""Write the tables of docs/studies/audit.md: what the five papers claim, and what arithmetic on our networks gives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from common.errors import report_input_errors
 from studies.audit import write_audit
 
-PAGE = Path(__file__).resolve().parents[1] / "docs/audit.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs/studies/audit.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

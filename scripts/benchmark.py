@@ -1,7 +1,7 @@
 """
-Time every network with every backend, interleaved in one run; writes docs/speed.md, speed.csv and speed.png.
+Time every network with every backend, interleaved in one run; writes docs/studies/speed.md, speed.csv and speed.png.
 
-With --dataset_dir, what bf16 and int8 change in Dice comes after; with --rounds 0, alone.
+With --dataset-dir, what bf16 and int8 change in Dice comes after; with --rounds 0, alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from studies.speed import measure
 from studies.speed_report import tabulate_ratios, write_speed
 from zoo.pages import replace_section
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[1] / "docs/studies"
 EXAMPLE = "example: python scripts/benchmark.py --rounds 15 --volume-rounds 3"
 
 
@@ -28,12 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15, help="of one slice of 256 x 256; 0: none (%(default)s)")
     parser.add_argument("--volume-rounds", type=int, default=3, help="of a volume; 0: none (%(default)s)")
     parser.add_argument("--volume-slices", type=int, default=100, help="of 512 x 512 in a volume (%(default)s)")
-    parser.add_argument("--dataset_dir", type=Path, help="KiTS folder to measure Dice on, in float32, bf16 and int8")
+    parser.add_argument("--dataset-dir", type=Path, help="KiTS folder to measure Dice on, in float32, bf16 and int8")
     parser.add_argument("--output", type=Path, default=DOCS, help="folder of speed.md")
     arguments = parser.parse_args(arguments)
     report_input_errors()
     if not arguments.rounds and not arguments.dataset_dir:
-        raise InputError("rounds: expected some, or --dataset_dir to measure Dice on, found 0 and none.")
+        raise InputError("rounds: expected some, or --dataset-dir to measure Dice on, found 0 and none.")
     if not (arguments.output / "speed.md").is_file():
         raise InputError(f"{arguments.output / 'speed.md'}: expected the page that is written to, found none.")
     if arguments.rounds:

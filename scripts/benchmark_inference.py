@@ -1,4 +1,4 @@
-"""Peak memory and time of segmenting a large synthetic volume, file to file: by segment.py and by the workflow."""
+"""Peak memory and time of segmenting a large synthetic volume, file to file: by `Segmenter` and by the workflow."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from common.networks.weights import save_weights
 KITS_AFFINE = np.array([[0, 0, -0.8, 0], [0, -0.8, 0, 0], [-0.5, 0, 0, 0], [0, 0, 0, 1]])
 # each runs in a process of its own, whose peak is its own too
 WAYS = {
-    "segment.py": """
+    "Segmenter": """
 from common.app.segmenter import Segmenter, segment_to_folder
-seconds = segment_to_folder(Segmenter(bundle), find_cases(dataset_dir)[0], Path(output_dir))
+seconds = segment_to_folder(Segmenter(bundle, backend="torch"), find_cases(dataset_dir)[0], Path(output_dir))
 """,
     "inference.json": """
 from monai.bundle import run

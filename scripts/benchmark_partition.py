@@ -24,7 +24,7 @@ from studies.partition_report import (
     write_report,
 )
 
-EXAMPLE = "example: python scripts/benchmark_partition.py --bundle bundles/kits_unet_segmentation --output docs"
+EXAMPLE = "example: python scripts/benchmark_partition.py --bundle bundles/kits_unet_segmentation --output docs/studies"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.app.pruned import Finetuning, Pruning, write_pruned_bundle
 from common.bundle_folder import open_bundle
 from common.compression.complexity import count_nonzero_parameters, count_parameters
 from common.errors import InputError, report_input_errors
 from studies.pruning_report import measure_series, write_report
-from zoo.pruned import Finetuning, Pruning, write_pruned_bundle
 
 EXAMPLE = """example: python scripts/benchmark_pruning.py --bundle trained/kits_wp_unet_segmentation --method magnitude
-  --amounts 0.5,0.8,0.9 --dataset_dir kits19 --split_file docs/folds/fold_1.json --finetune-epochs 15 --work pruned"""
+  --amounts 0.5,0.8,0.9 --dataset-dir kits19 --split-file docs/folds/fold_1.json --finetune-epochs 15 --work pruned"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,16 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pruned", type=Path, help="bundle pruned from it elsewhere, as train.py does, to measure alone"
     )
-    parser.add_argument("--method", help="as for prune.py")
+    parser.add_argument("--method", help="as for kits-lite prune")
     parser.add_argument("--amounts", help="such as 0.5,0.8,0.9")
-    parser.add_argument("--dataset_dir", type=Path, required=True, help="KiTS folder")
-    parser.add_argument("--split_file", type=Path, required=True, help="cases to fine-tune on and to score")
+    parser.add_argument("--dataset-dir", type=Path, required=True, help="KiTS folder")
+    parser.add_argument("--split-file", type=Path, required=True, help="cases to fine-tune on and to score")
     parser.add_argument("--finetune-epochs", type=int, default=0, metavar="N", help="0: prune at once, do not train")
     parser.add_argument("--coarse-epochs", type=int, default=0, metavar="N", help="before, at half the slice size")
-    parser.add_argument("--importance", default="l1", help="of channels, as for prune.py")
-    parser.add_argument("--learning_rate", type=float, help="of the fine-tuning; by default train.json's")
+    parser.add_argument("--importance", default="l1", help="of channels, as for kits-lite prune")
+    parser.add_argument("--learning-rate", type=float, help="of the fine-tuning; by default train.json's")
     parser.add_argument("--work", type=Path, required=True, help="folder of the pruned bundles; those there are kept")
-    parser.add_argument("--output", type=Path, default=Path("docs"), help="folder of pruning.md; also .csv and .png")
+    parser.add_argument("--output", type=Path, default=Path("docs/studies"), help="folder of pruning.md")
     arguments = parser.parse_args(arguments)
     report_input_errors()
     series, bundles = compare_two(arguments) if arguments.pruned else prune_series(arguments)

@@ -14,14 +14,14 @@ from studies.publishing import publish
 from zoo.rendering import BUNDLES, write_bundle
 from zoo.variants import VARIANTS
 
-EXAMPLE = "example: python scripts/publish.py --network kits_pocket_unet_segmentation --dataset_dir D1 D2 D3"
+EXAMPLE = "example: python scripts/publish.py --network kits_pocket_unet_segmentation --dataset-dir D1 D2 D3"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--network", required=True, choices=[row.name for row in VARIANTS])
     parser.add_argument(
-        "--dataset_dir", type=Path, nargs="+", required=True, help="KiTS folders: held-out patients, whole scan"
+        "--dataset-dir", type=Path, nargs="+", required=True, help="KiTS folders: held-out patients, whole scan"
     )
     parser.add_argument("--training", type=Path, help="folder of the training; without it what ships is scored")
     arguments = parser.parse_args(arguments)

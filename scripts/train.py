@@ -11,13 +11,13 @@ from common.errors import report_input_errors
 from studies.protocol import HOLD_OUT, INNER, train
 from zoo.variants import BASELINES, VARIANTS
 
-EXAMPLE = "example: python scripts/train.py --network kits_pocket_unet_segmentation --dataset_dir D1 D2 D3 --output O"
+EXAMPLE = "example: python scripts/train.py --network kits_pocket_unet_segmentation --dataset-dir D1 D2 D3 --output O"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--network", required=True, choices=[row.name for row in (*VARIANTS, *BASELINES)])
-    parser.add_argument("--dataset_dir", type=Path, nargs="+", required=True, help="KiTS folders")
+    parser.add_argument("--dataset-dir", type=Path, nargs="+", required=True, help="KiTS folders")
     parser.add_argument("--output", type=Path, required=True, help="folder of trainings; a repeated command goes on")
     parser.add_argument("--split", choices=(HOLD_OUT, INNER), default=HOLD_OUT, help="of docs/splits")
     parser.add_argument("--seed", type=int, default=0)

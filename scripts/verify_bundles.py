@@ -14,14 +14,14 @@ from common.errors import report_input_errors
 from zoo.verification import verify_bundle
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
-EXAMPLE = "example: python scripts/verify_bundles.py --dataset_dir kits19-crops kits19-fullslices kits19-scan"
+EXAMPLE = "example: python scripts/verify_bundles.py --dataset-dir kits19-crops kits19-fullslices kits19-scan"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="bundle folder; all of bundles/")
     parser.add_argument(
-        "--dataset_dir", type=Path, nargs="+", help="KiTS folders: held-out patients, scan; else no score is recomputed"
+        "--dataset-dir", type=Path, nargs="+", help="KiTS folders: held-out patients, scan; else no score is recomputed"
     )
     parser.add_argument("--json", action="store_true", help="print every check of every bundle as JSON instead")
     arguments = parser.parse_args(arguments)

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "common.app": {f"common.{room}" for room in ("networks", "kits", "compression", "partitioning", "runtimes")},
     "zoo": {f"common.{room}" for room in ("networks", "kits", "compression", "partitioning", "runtimes", "app")},
 }
+MAY_IMPORT["common.__main__"] = {"common.app"}
 MAY_IMPORT["studies"] = MAY_IMPORT["zoo"] | {"zoo"}
 PACKAGES = ("common", "zoo", "studies")
 GROUND_FLOOR = {"common"}  # errors, files and the like; nothing above it

@@ -17,13 +17,13 @@ from .layers import group_nodes, trace_layers
 IMAGE, LOGITS = "image", "logits"
 
 
-class Stage(fx.GraphModule):
+class SubModel(fx.GraphModule):
     """
     One sub-model of a partition: a plain module that can be scripted, exported and saved like any other.
 
     It takes the tensors `input_names` in that order and gives the tensor, or the tuple of tensors, `output_names`. A
     tensor is called after the layer that gives it, the first `image` and the last `logits`. Parameters keep the names
-    they have in the network, so a stage loads its part of the network's state dict.
+    they have in the network, so a sub_model loads its part of the network's state dict.
     """
 
     # torch.jit.script compiles properties
@@ -40,13 +40,19 @@ class Stage(fx.GraphModule):
         return tuple(node.name for node in self.graph.output_node().all_input_nodes)
 
 
-def split_network(network: nn.Module, starts: Sequence[int]) -> list[Stage]:
+def split_network(network: nn.Module, starts: Sequence[int]) -> list[SubModel]:
     """
     The sub-models of a `LiteUNet` that begin at some layers.
 
     Args:
         network: its parameters are shared, not copied, and may lie on the meta device.
         starts: position of every sub-model's first layer, see `partition`.
+
+    Example:
+        >>> from ..networks import LiteUNet
+        >>> first, second = split_network(LiteUNet(channels=(4, 8), num_convs=(1, 1)), [0, 3])
+        >>> first.output_names, second.input_names == first.output_names
+        (('conv1_1', 'pool1'), True)
     """
     graph = trace_layers(network)
     groups = group_nodes(graph)
@@ -55,7 +61,7 @@ def split_network(network: nn.Module, starts: Sequence[int]) -> list[Stage]:
     names |= {first: IMAGE, last: LOGITS}
     layers = list(groups.values())
     parts = [[node for nodes in layers[i:j] for node in nodes] for i, j in pair_up(starts, len(layers))]
-    return [Stage(network, _copy_part(part, names), "Stage") for part in parts]
+    return [SubModel(network, _copy_part(part, names), "SubModel") for part in parts]
 
 
 def _copy_part(part: list[fx.Node], names: dict[fx.Node, str]) -> fx.Graph:
@@ -76,7 +82,7 @@ def _copy_part(part: list[fx.Node], names: dict[fx.Node, str]) -> fx.Graph:
     return graph
 
 
-def run_stages(stages: Sequence[Stage], image: torch.Tensor) -> dict[str, torch.Tensor]:
+def run_sub_models(sub_models: Sequence[SubModel], image: torch.Tensor) -> dict[str, torch.Tensor]:
     """
     Run sub-models one after the other in this process.
 
@@ -87,13 +93,13 @@ def run_stages(stages: Sequence[Stage], image: torch.Tensor) -> dict[str, torch.
         every tensor that one of them takes or gives, by name; "logits" is what the network gives.
     """
     tensors = {IMAGE: image}
-    for stage in stages:
-        given = stage(*(tensors[name] for name in stage.input_names))
-        tensors |= zip(stage.output_names, (given,) if isinstance(given, torch.Tensor) else given)
+    for sub_model in sub_models:
+        given = sub_model(*(tensors[name] for name in sub_model.input_names))
+        tensors |= zip(sub_model.output_names, (given,) if isinstance(given, torch.Tensor) else given)
     return tensors
 
 
-def load_part(stage: Stage, network: nn.Module, path: Path) -> None:
+def load_sub_model(sub_model: SubModel, network: nn.Module, path: Path) -> None:
     """
     Load a sub-model's part of a network's weights; of the other parts only what the file's form demands is read.
 
@@ -104,7 +110,7 @@ def load_part(stage: Stage, network: nn.Module, path: Path) -> None:
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     if {name: getattr(tensor, "shape", None) for name, tensor in weights.items()} != shapes:
         load_weights(network, path)  # tells what is wrong
-    stage.load_state_dict({name: weights[name] for name in stage.state_dict()})
+    sub_model.load_state_dict({name: weights[name] for name in sub_model.state_dict()})
 
 
 def _map_weights(path: Path) -> dict:
@@ -118,10 +124,10 @@ def _map_weights(path: Path) -> dict:
     return read_weights(path)
 
 
-def prune_stages(stages: Sequence[Stage], ratio: float, signed: bool = False) -> list[Stage]:
+def prune_sub_models(sub_models: Sequence[SubModel], ratio: float, signed: bool = False) -> list[SubModel]:
     """
     Algorithm II of UNet-PWP: every sub-model of a partition, pruned; see `SigmaThreshold`.
 
     Thresholds belong to tensors, so the pruned sub-models are the sub-models of the pruned network.
     """
-    return [prune_by_sigma(stage, ratio, signed) for stage in stages]
+    return [prune_by_sigma(sub_model, ratio, signed) for sub_model in sub_models]

@@ -20,7 +20,7 @@ from common.bundle_folder import build_on_meta, open_bundle, read_slice_size
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
 from common.partitioning.algorithms import partition
-from common.partitioning.distributed import ApartNetwork, PipelinedNetwork, SharedNetwork
+from common.partitioning.distributed import DistributedNetwork, PipelinedNetwork, SharedNetwork
 from common.partitioning.layers import measure_layers
 from common.partitioning.processes import gather, join_processes
 from common.partitioning.sub_models import IMAGE, split_network
@@ -90,17 +90,20 @@ def _measure(kind: str, setting: Setting, weights: Path) -> dict[str, object]:
     if kind == "pipeline":
         starts = partition(measure_layers(network, (1, *slices.shape[1:])), max_partitions=world)
         pipeline = PipelinedNetwork(network, starts, weights, batch_size, device)
-        return measure_apart(pipeline, slices, setting.micro_batches * batch_size, setting.repeats)
+        return measure_distributed(pipeline, slices, setting.micro_batches * batch_size, setting.repeats)
     whole = load_weights(network.to_empty(device=device), weights)
     if kind == "slices":
-        return measure_apart(SharedNetwork(whole, batch_size, device), slices, world * batch_size, setting.repeats)
+        shared = SharedNetwork(whole, batch_size, device)
+        return measure_distributed(shared, slices, world * batch_size, setting.repeats)
     share = slices[rank * len(slices) // world : (rank + 1) * len(slices) // world]
     if kind == "cases":
         return _summarize([measure_together(whole, share, batch_size) for _ in range(setting.repeats + 1)])
     return {"seconds": measure_layer_seconds(whole, slices[:batch_size], setting.repeats)}
 
 
-def measure_apart(network: ApartNetwork, slices: torch.Tensor, in_flight: int, repeats: int) -> dict[str, object]:
+def measure_distributed(
+    network: DistributedNetwork, slices: torch.Tensor, in_flight: int, repeats: int
+) -> dict[str, object]:
     """Rank 0 gives slices to a network that all ranks compute, so many at once."""
     if network.rank == 0:
         return _summarize([measure_together(network, slices, in_flight, network) for _ in range(repeats + 1)])
@@ -108,19 +111,22 @@ def measure_apart(network: ApartNetwork, slices: torch.Tensor, in_flight: int, r
 
 
 def measure_together(
-    network: Callable[[torch.Tensor], object], slices: torch.Tensor, in_flight: int, apart: ApartNetwork | None = None
+    network: Callable[[torch.Tensor], object],
+    slices: torch.Tensor,
+    in_flight: int,
+    shared: DistributedNetwork | None = None,
 ) -> tuple[float, int, int]:
     """Seconds until the last process is done; bytes that this rank received; bytes that passed the loopback device."""
     dist.barrier()
     start = time.perf_counter()
-    received, loopback = apart.bytes_received if apart else 0, read_loopback_bytes()
+    received, loopback = shared.bytes_received if shared else 0, read_loopback_bytes()
     with torch.no_grad():
         for batch in slices.split(in_flight):
             network(batch)
-    if apart and apart.rank == 0:
-        apart.dismiss()
+    if shared and shared.rank == 0:
+        shared.dismiss()
     dist.barrier()
-    received = (apart.bytes_received if apart else 0) - received
+    received = (shared.bytes_received if shared else 0) - received
     return time.perf_counter() - start, received, read_loopback_bytes() - loopback
 
 
@@ -148,17 +154,17 @@ def measure_message(floats: int, repeats: int) -> float:
 
 def measure_layer_seconds(network: LiteUNet, slices: torch.Tensor, repeats: int) -> list[float]:
     """Median seconds of every layer for one batch, each run as a sub-model of its own."""
-    stages = split_network(network, range(len(measure_layers(network, (1, *slices.shape[1:])))))
-    seconds: list[list[float]] = [[] for _ in stages]
+    sub_models = split_network(network, range(len(measure_layers(network, (1, *slices.shape[1:])))))
+    seconds: list[list[float]] = [[] for _ in sub_models]
     with torch.no_grad():
         for _ in range(repeats + 1):
             tensors = {IMAGE: slices}
-            for times, stage in zip(seconds, stages):
-                inputs = [tensors[name] for name in stage.input_names]
+            for times, sub_model in zip(seconds, sub_models):
+                inputs = [tensors[name] for name in sub_model.input_names]
                 start = time.perf_counter()
-                given = stage(*inputs)
+                given = sub_model(*inputs)
                 times.append(time.perf_counter() - start)
-                tensors |= zip(stage.output_names, (given,) if isinstance(given, torch.Tensor) else given)
+                tensors |= zip(sub_model.output_names, (given,) if isinstance(given, torch.Tensor) else given)
     return [median(times[1:]) for times in seconds]
 
 

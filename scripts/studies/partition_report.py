@@ -1,4 +1,4 @@
-"""The numbers of docs/partitioning.md: its tables between markers, docs/partitioning.csv and docs/partitioning.png."""
+"""The numbers of docs/studies/partitioning.md: its tables between markers, the CSV and the plot beside it."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def measure_dice(bundle: Path, dataset_dir: Path) -> dict[str, dict[str, float]]
     cases = find_cases(dataset_dir, labelled=True)
     with tempfile.TemporaryDirectory() as folder:
         exported = export_int8(bundle, dataset_dir, folder)
-        segmenters = {F32: Segmenter(bundle, "cpu")}
+        segmenters = {F32: Segmenter(bundle, "cpu", backend="torch")}
         if has_bf16():
             segmenters[BF16] = Segmenter(bundle, backend="openvino", precision="bf16")
         segmenters[INT8] = Segmenter(bundle, backend="openvino", exported=exported)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.app.workflows import NOT_COPIED, run_configs
 from common.bundle_folder import open_bundle
 from common.errors import InputError
 from common.files import replace_file
 from zoo.rendering import BUNDLES, count_complexity
 from zoo.variants import BASELINES, VARIANTS, Variant
-from zoo.workflows import NOT_COPIED, run_configs
 
 SPLITS = Path(__file__).parents[2] / "docs/splits"
 HOLD_OUT, INNER = "hold_out", "inner"
@@ -44,15 +44,16 @@ class Stage:
     split: str | None = None
 
 
-# every chain sees 50 epochs, 80,000 views
+# every chain sees 74 epochs, 118,400 views
 STAGES = {
-    "whole": Stage(50),
+    "whole": Stage(74),
     # Pocket U-Net's settings were chosen in this one, without the patients of the inner validation
     "first": Stage(18, split=INNER),
     "second": Stage(32),
-    "dense": Stage(25),
+    "third": Stage(24, {"learning_rate": 0.002}),
+    "dense": Stage(37),
     # zeros grow over the first half
-    "sparse": Stage(25, configs=("train", "prune")),
+    "sparse": Stage(37, configs=("train", "prune")),
 }
 
 

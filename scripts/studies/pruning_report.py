@@ -1,4 +1,4 @@
-"""The numbers of docs/pruning.md: Dice, size, FLOPs and latency of a bundle pruned by several amounts."""
+"""The numbers of docs/studies/pruning.md: Dice, size, FLOPs and latency of a bundle pruned by several amounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/speed.md: what `studies.speed` measured, as a table of ratios, a CSV and a plot."""
+"""docs/studies/speed.md: what `studies.speed` measured, as a table of ratios, a CSV and a plot."""
 
 from __future__ import annotations
 

@@ -58,7 +58,11 @@ def collect_rows() -> list[Row]:
 
 def collect_row(variant: Variant) -> Row:
     """A bundle's numbers from its metadata; a baseline's are counted here."""
-    speed = {row["backend"]: row for row in read_table(REPOSITORY / "docs/speed.csv") if row["network"] == variant.name}
+    speed = {
+        row["backend"]: row
+        for row in read_table(REPOSITORY / "docs/studies/speed.csv")
+        if row["network"] == variant.name
+    }
     if variant in VARIANTS:
         metadata = json.loads((BUNDLES / variant.name / "configs/metadata.json").read_text())
         sizes = {key: metadata["complexity"][key] for key in ("parameters", "flops")}

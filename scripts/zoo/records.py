@@ -59,7 +59,7 @@ def score_bundle(
     Raises:
         InputError: when the held-out patients or the scan are not among the cases.
     """
-    segmenter = Segmenter(bundle)
+    segmenter = Segmenter(bundle, backend="torch")
     held_out, scans = select_held_out(cases, split_file), [case for case in cases if case["case"] == scan]
     for what, found in (("the patients that are held out", held_out), (f"the whole scan {scan}", scans)):
         if not found:

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from common import __version__
+from common.app.card import count_complexity, count_zeros, describe_weights, render_weights
 from common.bundle_folder import PACKAGE
-from common.compression.complexity import count_nonzero_parameters, count_parameters, measure_complexity
-from common.files import hash_file, replace_file
+from common.files import replace_file
 from common.networks import LiteUNet, load_weights
 
 from .records import HOLD_OUT, read_record
@@ -44,12 +44,13 @@ REQUIRED_PACKAGES = (
     "filelock",
     "fire",
     "torch-pruning",
+    "tqdm",
+    "typer",
 )
 # of the overlays inference_onnx.json and inference_openvino.json
 OPTIONAL_PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
 REMEDY = "bundles differ from common/; remedy: python scripts/build_bundles.py"
 BUNDLES = REPOSITORY / "bundles"
-NO_WEIGHTS = "This version ships without weights: train it first."
 # in the README of a bundle whose network has lost channels
 DENSE_FIRST = """
 Its dense network comes first, trained here as below, or `models/model.pt` of the U-Net's bundle:
@@ -84,6 +85,7 @@ def render(variant: Variant) -> dict[str, bytes]:
             files[name] = (json.dumps(_stamp_targets(config), indent=4) + "\n").encode()
     values = {
         "name": variant.name,
+        "package": PACKAGE,
         "title": variant.title,
         "summary": variant.summary,
         "weights": describe_weights(metadata),
@@ -143,29 +145,6 @@ def render_requirements(metadata: Mapping[str, Any]) -> str:
     return "".join(f"{name}=={pin}\n" for name, pin in (pins | metadata["required_packages_version"]).items())
 
 
-def count_complexity(network: LiteUNet, input_shape: Sequence[int]) -> dict[str, int]:
-    """Parameters and FLOPs as `metadata.json` names them."""
-    complexity = measure_complexity(network, input_shape)
-    return {"parameters": complexity.parameters, "flops": complexity.flops}
-
-
-def count_zeros(network: LiteUNet) -> dict[str, float]:
-    """Non-zero parameters, and the share of zeros among all parameters, as `metadata.json` names them."""
-    parameters, nonzero = count_parameters(network), count_nonzero_parameters(network)
-    return {"nonzero_parameters": nonzero, "sparsity": round(1 - nonzero / parameters, 6)}
-
-
-def render_weights(weights: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What `metadata.json` says of the file of weights."""
-    return {
-        "file": "models/model.pt",
-        "bytes": weights.stat().st_size,
-        "sha256": hash_file(weights),
-        "license": "CC BY-NC-SA 4.0",
-        "trained_on": record["trained_on"],
-    }
-
-
 def render_scores(variant: Variant, record: Mapping[str, Any]) -> dict[str, Any]:
     """What `metadata.json` says of the scores, and how they are computed anew; empty where nothing was measured."""
     if "patients" not in record:
@@ -178,40 +157,10 @@ def render_scores(variant: Variant, record: Mapping[str, Any]) -> dict[str, Any]
             "metric": "KiTS19's Dice on the slices' own grid; a slice counts as wrong from 81 false pixels on",
             "protocol": "docs/protocol.md",
             "split_file": HOLD_OUT,
-            "command": f"python scripts/verify_bundles.py bundles/{variant.name} --dataset_dir {folders}",
+            "command": f"python scripts/verify_bundles.py bundles/{variant.name} --dataset-dir {folders}",
             **{key: record[key] for key in ("patients", "without_kidney", "scan")},
         }
     }
-
-
-def describe_weights(metadata: Mapping[str, Any]) -> str:
-    """What the README says about `models/model.pt`."""
-    if "weights" not in metadata:
-        return NO_WEIGHTS
-    complexity = metadata["complexity"]
-    text = (
-        f"Weights: trained on {metadata['weights']['trained_on']}; {complexity['nonzero_parameters']:,} of the"
-        f" {complexity['parameters']:,} parameters are not zero."
-    )
-    if "scores" in metadata:
-        text += "\n\n" + "\n".join(f"- {line}" for line in describe_scores(metadata["scores"]))
-    return text
-
-
-def describe_scores(scores: Mapping[str, Any]) -> list[str]:
-    """The scores of a bundle as sentences: the whole scan first, which is what a user has."""
-    patients, empty, scan = scores["patients"], scores["without_kidney"], scores["scan"]
-    return [
-        f"On one whole scan of {scan['slices']} slices: Dice {scan['kidney_and_tumor']:.3f} for kidney and tumour"
-        f" together, {scan['tumor']:.3f} for the tumour; {scan['invented_ml']:.1f} ml are invented above and below"
-        " the kidneys.",
-        f"On slices of {patients['patients']} patients that no training saw, pooled: Dice"
-        f" {patients['pooled']['kidney_and_tumor']:.3f} for kidney and tumour together,"
-        f" {patients['pooled']['tumor']:.3f} for the tumour; {patients['tumor_found']} of {patients['with_tumor']}"
-        f" tumours are found, {patients['false_tumors']} invented.",
-        f"In {empty['wrong_slices']} of {empty['slices']} of their slices without kidney more than 80 pixels are"
-        " invented.",
-    ]
 
 
 def write_bundle(variant: Variant, bundles_dir: Path) -> Path:

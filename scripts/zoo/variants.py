@@ -106,7 +106,7 @@ VARIANTS = (
         reference="Celaya et al., PocketNet: A Smaller Neural Network for Medical Image Analysis, IEEE Transactions on Medical Imaging 2023, 42(4), 1172-1184, arXiv:2104.10745",
         network={"channels": [16, 16, 16, 16, 16]},
         training={"learning_rate": 0.003},
-        stages=("first", "second"),
+        stages=("first", "second", "third"),
     ),
 )
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from apart_runs import Run, start_apart
 from bundle_runs import BUNDLES
+from distributed_runs import Run, start_distributed
 
 from common.app.segmenter import Segmenter, segment_to_folder
 from common.bundle_folder import build_on_meta
@@ -53,7 +53,7 @@ def bundle(make_bundle) -> Path:
 @cache
 def segment_alone(bundle: Path, cases: Path) -> dict[str, bytes]:
     """The files that one process writes."""
-    segmenter = Segmenter(bundle)
+    segmenter = Segmenter(bundle, backend="torch")
     for case in find_cases(cases):
         segment_to_folder(segmenter, case, bundle / "alone")
     return read_files(bundle / "alone")
@@ -64,7 +64,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 def run_well(folder: Path, world: int, before: str = "", **options: object) -> str:
-    codes, printed = start_apart(folder, world, before, **options).wait()
+    codes, printed = start_distributed(folder, world, before, **options).wait()
     assert codes == [0] * world, printed
     return printed[0]
 
@@ -118,7 +118,7 @@ def test_a_bad_case_is_told_and_the_others_are_done(mode, bundle, phantoms, tmp_
     image = cases / "case_00001_synthetic/imaging.nii.gz"
     image.write_bytes(image.read_bytes()[:500])
     options = {"bundle": bundle, "input": cases, "output": tmp_path / "apart", "mode": mode}
-    codes, printed = start_apart(tmp_path, 2, **options).wait()
+    codes, printed = start_distributed(tmp_path, 2, **options).wait()
     assert codes == [1, 0] and "3 of 4 cases segmented" in printed[0]
     assert [line for line in printed[0].splitlines() if line.startswith(f"error: {image}")]
     assert len(read_files(tmp_path / "apart")) == 3
@@ -141,10 +141,10 @@ from common.partitioning.distributed import PipelinedNetwork as P
 made = P.__init__
 def __init__(self, network, *arguments):
     made(self, network, *arguments)
-    print("held", count_parameters(self.stage), all(p.is_meta for p in network.parameters()), flush=True)
+    print("held", count_parameters(self.sub_model), all(p.is_meta for p in network.parameters()), flush=True)
 P.__init__ = __init__
 """
-    run = start_apart(tmp_path, 2, before, bundle=bundle, input=phantoms, output=tmp_path / "out")
+    run = start_distributed(tmp_path, 2, before, bundle=bundle, input=phantoms, output=tmp_path / "out")
     _, printed = run.wait()
     found = [re.search(r"held (\d+) (\w+)", text).groups() for text in printed]
     whole = sum(p.numel() for p in build_on_meta(bundle).parameters())
@@ -171,21 +171,21 @@ P.__init__ = __init__
 )
 def test_bad_input_is_one_line(options, words, bundle, phantoms, tmp_path):
     options = {"bundle": bundle, "input": phantoms, "output": tmp_path / "out"} | options
-    assert words in get_error(*start_apart(tmp_path, 2, **options).wait())
+    assert words in get_error(*start_distributed(tmp_path, 2, **options).wait())
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("mode", ["pipeline", "data"])
 def test_missing_weights_are_one_line(mode, copy_bundle, phantoms, tmp_path):
     options = {"bundle": copy_bundle(), "input": phantoms, "output": tmp_path / "out", "mode": mode}
-    assert "no weights here" in get_error(*start_apart(tmp_path, 2, **options).wait())
+    assert "no weights here" in get_error(*start_distributed(tmp_path, 2, **options).wait())
     assert not (tmp_path / "out").exists()
 
 
 def test_other_weights_in_one_rank_are_one_line(bundle, phantoms, tmp_path):
     before = "import common.app.distributed as d\nif rank: d.hash_file = lambda path: 'others'"
     options = {"bundle": bundle, "input": phantoms, "output": tmp_path / "out"}
-    line = get_error(*start_apart(tmp_path, 2, before, **options).wait())
+    line = get_error(*start_distributed(tmp_path, 2, before, **options).wait())
     assert "weights: expected the same file for every rank, found 2 different ones." in line
 
 
@@ -197,7 +197,7 @@ def test_a_problem_of_one_rank_stops_all(bundle, phantoms, tmp_path):
         "if rank: d.find_cases = fail"
     )
     options = {"bundle": bundle, "input": phantoms, "output": tmp_path / "out"}
-    assert get_error(*start_apart(tmp_path, 2, before, **options).wait()) == "error: no disk here"
+    assert get_error(*start_distributed(tmp_path, 2, before, **options).wait()) == "error: no disk here"
 
 
 # ---- a lost process
@@ -207,7 +207,7 @@ def test_a_problem_of_one_rank_stops_all(bundle, phantoms, tmp_path):
 @pytest.mark.parametrize("mode", ["pipeline", "data"])
 def test_a_killed_rank_stops_the_other_with_one_line(mode, victim, bundle, phantoms, tmp_path):
     options = {"bundle": bundle, "input": phantoms, "output": tmp_path / "out", "mode": mode}
-    run = start_apart(tmp_path, 2, **options)
+    run = start_distributed(tmp_path, 2, **options)
     wait_for_a_file(tmp_path / "out", run)
     run.processes[victim].kill()
     started = time.monotonic()
@@ -220,7 +220,7 @@ def test_a_killed_rank_stops_the_other_with_one_line(mode, victim, bundle, phant
 @pytest.mark.parametrize("mode", ["pipeline", "data"])
 def test_a_rank_that_hangs_stops_the_other_with_one_line(mode, bundle, phantoms, tmp_path):
     options = {"bundle": bundle, "input": phantoms, "output": tmp_path / "out", "mode": mode}
-    run = start_apart(tmp_path, 2, SOON, **options)
+    run = start_distributed(tmp_path, 2, SOON, **options)
     wait_for_a_file(tmp_path / "out", run)
     os.kill(run.processes[1].pid, signal.SIGSTOP)
     run.processes[0].join(30)
@@ -240,7 +240,7 @@ if rank:
     s.nib.save = save
 """
     options = {"bundle": bundle, "input": phantoms, "output": tmp_path / "out", "mode": "data"}
-    codes, printed = start_apart(tmp_path, 2, before, **options).wait()
+    codes, printed = start_distributed(tmp_path, 2, before, **options).wait()
     assert codes == [1, -signal.SIGKILL]
     get_error(codes[:1], printed[:1])
     check_files_are_whole(bundle, phantoms, tmp_path)

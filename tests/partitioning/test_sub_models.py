@@ -16,7 +16,15 @@ from common.networks import LiteUNet
 from common.networks.weights import save_weights
 from common.partitioning.algorithms import RULES, partition, tabulate
 from common.partitioning.layers import Layer, measure_layers
-from common.partitioning.sub_models import IMAGE, LOGITS, Stage, load_part, prune_stages, run_stages, split_network
+from common.partitioning.sub_models import (
+    IMAGE,
+    LOGITS,
+    SubModel,
+    load_sub_model,
+    prune_sub_models,
+    run_sub_models,
+    split_network,
+)
 from zoo.variants import VARIANTS
 
 ROWS = {variant.title: variant.network for variant in VARIANTS}
@@ -40,7 +48,7 @@ def build_narrow(title: str) -> LiteUNet:
     return build(title, channels=[32] * 5)
 
 
-def cut(network: LiteUNet, number: int, rule: str = "balanced") -> list[Stage]:
+def cut(network: LiteUNet, number: int, rule: str = "balanced") -> list[SubModel]:
     layers: list[Layer] = measure_layers(network, (1, *SHAPE[1:]))
     return split_network(network, partition(layers, rule, number))
 
@@ -59,7 +67,7 @@ def check_that_stages_equal_the_network(
     with torch.no_grad():
         expected = network(image)
         for starts in cuts:
-            tensors = run_stages(split_network(network, starts), image)
+            tensors = run_sub_models(split_network(network, starts), image)
             assert torch.equal(tensors[LOGITS], expected)
 
 
@@ -86,7 +94,7 @@ def test_another_network_is_told_from_this_one():
     nn.init.zeros_(other.decoder[3].block.conv1.weight)
     image = torch.randn(SHAPE)
     with torch.no_grad():
-        assert not torch.equal(run_stages(cut(other, 4), image)[LOGITS], network(image))
+        assert not torch.equal(run_sub_models(cut(other, 4), image)[LOGITS], network(image))
 
 
 def test_tensors_are_named_after_the_layers_that_give_them():
@@ -97,12 +105,12 @@ def test_tensors_are_named_after_the_layers_that_give_them():
 
 def test_names_are_the_same_from_stage_to_stage():
     for title in ROWS:
-        stages = cut(build_narrow(title), 8)
+        sub_models = cut(build_narrow(title), 8)
         made = {IMAGE}
-        for stage in stages:
-            assert set(stage.input_names) <= made
-            made |= set(stage.output_names)
-        wanted = {name for stage in stages for name in stage.input_names} | {LOGITS}
+        for sub_model in sub_models:
+            assert set(sub_model.input_names) <= made
+            made |= set(sub_model.output_names)
+        wanted = {name for sub_model in sub_models for name in sub_model.input_names} | {LOGITS}
         assert made | {IMAGE} == wanted | {IMAGE}  # nothing is given that nobody takes
 
 
@@ -111,25 +119,25 @@ def test_inputs_are_the_bytes_of_the_table(title):
     network = build_narrow(title)
     layers = measure_layers(network, (1, *SHAPE[1:]))
     starts = partition(layers, "as_published", 4)
-    stages = split_network(copy.deepcopy(network).to("meta"), starts)
-    tensors = run_stages(stages, torch.empty(1, *SHAPE[1:], device="meta"))
-    for stage, part in list(zip(stages, tabulate(layers, starts)))[1:]:
-        assert sum(tensors[name].nbytes for name in stage.input_names) == part.received_bytes
+    sub_models = split_network(copy.deepcopy(network).to("meta"), starts)
+    tensors = run_sub_models(sub_models, torch.empty(1, *SHAPE[1:], device="meta"))
+    for sub_model, part in list(zip(sub_models, tabulate(layers, starts)))[1:]:
+        assert sum(tensors[name].nbytes for name in sub_model.input_names) == part.received_bytes
 
 
 @pytest.mark.parametrize("title", ROWS)
 def test_every_parameter_is_in_one_sub_model_under_its_own_name(title):
     network = build_narrow(title)
-    stages = cut(network, 4)
-    names = [name for stage in stages for name in stage.state_dict()]
+    sub_models = cut(network, 4)
+    names = [name for sub_model in sub_models for name in sub_model.state_dict()]
     assert sorted(names) == sorted(network.state_dict())
     parts = tabulate(*(lambda layers: (layers, partition(layers)))(measure_layers(network, (1, *SHAPE[1:]))))
-    assert [count_parameters(stage) for stage in stages] == [part.parameters for part in parts]
+    assert [count_parameters(sub_model) for sub_model in sub_models] == [part.parameters for part in parts]
 
 
 def test_a_copy_is_a_sub_model_too():
-    stage = cut(build_narrow("UNet"), 2)[1]
-    assert copy.deepcopy(stage).input_names == stage.input_names
+    sub_model = cut(build_narrow("UNet"), 2)[1]
+    assert copy.deepcopy(sub_model).input_names == sub_model.input_names
 
 
 # ---- each on its own
@@ -138,38 +146,40 @@ def test_a_copy_is_a_sub_model_too():
 @pytest.mark.parametrize("title", ["Pocket U-Net", "SD-UNet", "WP-UNet"])
 @pytest.mark.parametrize("way", ["script", "trace", "export"])
 def test_a_sub_model_runs_without_the_others(title, way, tmp_path):
-    stages = cut(build_shallow(title), 3)
+    sub_models = cut(build_shallow(title), 3)
     with torch.no_grad():
-        tensors = run_stages(stages, torch.randn(SHAPE))
-        for number, stage in enumerate(stages):
-            inputs = tuple(tensors[name] for name in stage.input_names)
+        tensors = run_sub_models(sub_models, torch.randn(SHAPE))
+        for number, sub_model in enumerate(sub_models):
+            inputs = tuple(tensors[name] for name in sub_model.input_names)
             path = tmp_path / f"{number}.pt2"
             if way == "export":
-                torch.export.save(torch.export.export(stage, inputs), path)
+                torch.export.save(torch.export.export(sub_model, inputs), path)
                 alone = torch.export.load(path).module()
             else:
-                made = torch.jit.script(stage) if way == "script" else torch.jit.trace(stage, inputs)
+                made = torch.jit.script(sub_model) if way == "script" else torch.jit.trace(sub_model, inputs)
                 torch.jit.save(made, path)
                 alone = torch.jit.load(path)
             given = alone(*inputs)
-            expected = [tensors[name] for name in stage.output_names]
+            expected = [tensors[name] for name in sub_model.output_names]
             torch.testing.assert_close([given] if isinstance(given, torch.Tensor) else list(given), expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("title", ["UNet", "SD-UNet"])
 def test_a_sub_model_runs_as_onnx(title, tmp_path):
-    stages = cut(build_shallow(title), 2)
+    sub_models = cut(build_shallow(title), 2)
     with torch.no_grad():
-        tensors = run_stages(stages, torch.randn(SHAPE))
-    for stage in stages:
-        inputs = tuple(tensors[name] for name in stage.input_names)
-        path = str(tmp_path / "stage.onnx")
-        torch.onnx.export(stage, inputs, path, input_names=stage.input_names, output_names=stage.output_names)
+        tensors = run_sub_models(sub_models, torch.randn(SHAPE))
+    for sub_model in sub_models:
+        inputs = tuple(tensors[name] for name in sub_model.input_names)
+        path = str(tmp_path / "sub_model.onnx")
+        torch.onnx.export(
+            sub_model, inputs, path, input_names=sub_model.input_names, output_names=sub_model.output_names
+        )
         session = onnxruntime.InferenceSession(path)
-        assert tuple(i.name for i in session.get_inputs()) == stage.input_names
-        given = session.run(stage.output_names, {name: tensors[name].numpy() for name in stage.input_names})
-        for name, output in zip(stage.output_names, given):
+        assert tuple(i.name for i in session.get_inputs()) == sub_model.input_names
+        given = session.run(sub_model.output_names, {name: tensors[name].numpy() for name in sub_model.input_names})
+        for name, output in zip(sub_model.output_names, given):
             assert (torch.from_numpy(output) - tensors[name]).abs().max() < 1e-5 * tensors[name].abs().max()
 
 
@@ -181,31 +191,31 @@ def test_a_sub_model_loads_its_own_weights(amount, tmp_path):
     network = prune_by_sigma(build_narrow("WP-UNet"), amount)
     save_weights(network, tmp_path / "model.pt")
     on_meta = copy.deepcopy(network).to("meta")
-    stages = [copy.deepcopy(stage).to_empty(device="cpu") for stage in cut(on_meta, 3)]
-    for stage in stages:
-        load_part(stage, on_meta, tmp_path / "model.pt")
+    sub_models = [copy.deepcopy(sub_model).to_empty(device="cpu") for sub_model in cut(on_meta, 3)]
+    for sub_model in sub_models:
+        load_sub_model(sub_model, on_meta, tmp_path / "model.pt")
     assert all(p.is_meta for p in on_meta.parameters())
     image = torch.randn(SHAPE)
     with torch.no_grad():
-        assert torch.equal(run_stages(stages, image)[LOGITS], network(image))
+        assert torch.equal(run_sub_models(sub_models, image)[LOGITS], network(image))
 
 
 def test_wrong_weights_are_one_line(tmp_path):
     network = build_narrow("Pocket U-Net")
-    stage = cut(network, 2)[0]
+    sub_model = cut(network, 2)[0]
     files = {"missing": None, "garbage": b"PK no weights"}
     for name, content in files.items():
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(InputError, match=name):
-            load_part(stage, network, path)
+            load_sub_model(sub_model, network, path)
     save_weights(build("Pocket U-Net"), tmp_path / "other.pt")
     with pytest.raises(InputError, match="other.pt: weights of another network: .*expected shape"):
-        load_part(stage, network, tmp_path / "other.pt")
+        load_sub_model(sub_model, network, tmp_path / "other.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(InputError, match=r"list.pt: .*expected a state dict, found list"):
-        load_part(stage, network, tmp_path / "list.pt")
+        load_sub_model(sub_model, network, tmp_path / "list.pt")
 
 
 # ---- Algorithm II
@@ -214,13 +224,13 @@ def test_wrong_weights_are_one_line(tmp_path):
 @pytest.mark.parametrize("signed", [False, True])
 def test_pruned_sub_models_are_the_sub_models_of_the_pruned_network(signed):
     network = build_narrow("UNet")
-    stages = prune_stages(cut(network, 4), 0.5, signed)
+    sub_models = prune_sub_models(cut(network, 4), 0.5, signed)
     pruned = prune_by_sigma(network, 0.5, signed)
     image = torch.randn(SHAPE)
     with torch.no_grad():
-        assert torch.equal(run_stages(stages, image)[LOGITS], pruned(image))
-    assert sum(count_nonzero_parameters(stage) for stage in stages) == count_nonzero_parameters(pruned)
+        assert torch.equal(run_sub_models(sub_models, image)[LOGITS], pruned(image))
+    assert sum(count_nonzero_parameters(sub_model) for sub_model in sub_models) == count_nonzero_parameters(pruned)
     # Gaussian weights: 38.3 % lie within half a standard deviation, 69.1 % below it; biases and the head stay
     kept = count_nonzero_parameters(pruned) / count_nonzero_parameters(network)
     assert kept == pytest.approx(0.309 if signed else 0.617, abs=0.02)
-    assert all(isinstance(stage, Stage) for stage in stages)
+    assert all(isinstance(sub_model, SubModel) for sub_model in sub_models)

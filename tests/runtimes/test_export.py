@@ -84,7 +84,7 @@ def test_weight_standardization_of_a_bundles_own_copy_is_folded(sd_bundle, tmp_p
 def test_real_slices_get_the_label_maps_of_pytorch_in_every_format(name, tmp_path):
     """With the weights that ship: logits to 1e-4 at two shapes and two batch sizes, and the labels of every case."""
     bundle = BUNDLES / name
-    eager = Segmenter(bundle, "cpu")
+    eager = Segmenter(bundle, "cpu", backend="torch")
     others = {
         suffix: Segmenter(bundle, backend=BACKEND_OF[suffix], exported=export_bundle(bundle, format, tmp_path))
         for format, suffix in FORMATS.items()

@@ -58,7 +58,7 @@ def test_a_bundles_file_is_a_quarter_and_tells_what_it_was_calibrated_with(small
 def test_it_segments_and_its_segmentations_are_told_apart(small_bundle, phantoms, tmp_path):
     case = find_cases(phantoms)[0]
     path = export_int8(small_bundle, phantoms, tmp_path)
-    eager, full = Segmenter(small_bundle, "cpu"), Segmenter(small_bundle, backend="openvino")
+    eager, full = Segmenter(small_bundle, "cpu", backend="torch"), Segmenter(small_bundle, backend="openvino")
     segmenter = Segmenter(small_bundle, backend="openvino", exported=path)
     expected, found = (one.segment(case).label_map for one in (eager, segmenter))
     assert len(np.unique(expected)) > 1 and (expected == found).mean() > 0.9
@@ -143,7 +143,7 @@ def test_missing_images_weights_and_packages_are_one_line_and_nothing_is_written
 @needs_slices
 @pytest.mark.parametrize("name", NAMES)
 def test_dice_of_the_real_slices_changes_by_at_most_0_002(name):
-    """But for SD-UNet in int8, whose filters of mean zero see little else than rounding; docs/speed.md says so."""
+    """But for SD-UNet in int8, whose filters of mean zero see little else than rounding (docs/studies/speed.md)."""
     dice = measure_dice(BUNDLES / name, SLICES)
     assert list(dice) == [F32, *([BF16] if has_bf16() else []), INT8]
     assert min(dice[F32].values()) > 0.3

@@ -1,4 +1,4 @@
-"""docs/audit.md: its tables are what the command writes, its verdicts follow from the numbers."""
+"""docs/studies/audit.md: its tables are what the command writes, its verdicts follow from the numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from studies.audit import SECTIONS, claims, write_audit
 from studies.audit.claims import VERDICTS, build, collect_findings, judge, judge_all
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs/audit.md").read_text()
+PAGE = (ROOT / "docs/studies/audit.md").read_text()
 PLACE = re.compile(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", re.DOTALL)
 
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from apart_runs import start_apart
+from distributed_runs import start_distributed
 
 from common.errors import InputError
 from common.networks import LiteUNet
@@ -29,7 +29,7 @@ from studies.partition_model import (
 )
 from studies.partition_report import MACHINES, compare, foretell, format_forecast, write_report
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs/studies"
 PERFECT = Link(float("inf"), 0.0)
 
 
@@ -103,7 +103,7 @@ measure_rank({kind!r}, {json.dumps(setting)!r}, {str(tmp_path)!r})
 import os
 os._exit(0)
 """
-    codes, printed = start_apart(tmp_path, 2, before).wait()
+    codes, printed = start_distributed(tmp_path, 2, before).wait()
     assert codes == [0, 0], printed
     result = json.loads((tmp_path / "result.json").read_text())
     layers = measure_layers(network, (1, 1, 32, 32))

@@ -34,7 +34,7 @@ def test_the_table_holds_what_the_bundles_give(benchmark, weighted_bundle, phant
     docs, work = tmp_path / "docs", tmp_path / "work"
     docs.mkdir()
     (docs / "pruning.md").write_text("<!-- measured -->\n<!-- /measured -->\n")
-    command = ["--bundle", str(weighted_bundle), "--dataset_dir", str(phantoms), "--split_file", str(split_file)]
+    command = ["--bundle", str(weighted_bundle), "--dataset-dir", str(phantoms), "--split-file", str(split_file)]
     command += ["--work", str(work), "--output", str(docs)]
     assert benchmark([*command, "--method", "channel", "--amounts", "0.5"]) == 0
     assert benchmark([*command, "--method", "magnitude", "--amounts", "0.9"]) == 0
@@ -68,7 +68,7 @@ def test_the_table_holds_what_the_bundles_give(benchmark, weighted_bundle, phant
 
 
 def test_amounts_that_are_no_numbers_are_one_line(benchmark, weighted_bundle, tmp_path):
-    command = ["--bundle", str(weighted_bundle), "--dataset_dir", ".", "--split_file", "s", "--work", str(tmp_path)]
+    command = ["--bundle", str(weighted_bundle), "--dataset-dir", ".", "--split-file", "s", "--work", str(tmp_path)]
     with pytest.raises(InputError, match="--amounts: expected numbers with commas between, found half"):
         benchmark([*command, "--method", "channel", "--amounts", "half"])
     with pytest.raises(InputError, match="--method: expected it and --amounts, or --pruned, found neither"):

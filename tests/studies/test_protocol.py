@@ -68,7 +68,7 @@ def test_a_training_is_published(phantoms, training, repository, tmp_path, monke
     results = repository / "docs/results"
     with pytest.raises(InputError, match="expected a complete training, found no models/model.pt; run train.py"):
         publish(POCKET, [phantoms], tmp_path)
-    log = training / "eval/second"
+    log = training / "eval/third"
     log.rename(tmp_path / "log")
     with pytest.raises(InputError, match=f"{log}: expected the stage's TensorBoard log, found none"):
         publish(POCKET, [phantoms], training)
@@ -77,14 +77,14 @@ def test_a_training_is_published(phantoms, training, repository, tmp_path, monke
 
     record = publish(POCKET, [phantoms], training)
     assert record == json.loads((results / f"{POCKET}.json").read_text())
-    assert record["trained_on"].startswith("6,400 views of crops and slices of 2 KiTS19 patients")
+    assert record["trained_on"].startswith("9,600 views of crops and slices of 2 KiTS19 patients")
     assert record["patients"]["patients"] == 1 and record["scan"]["case"] == find_cases(phantoms)[3]["case"]
     assert all(0 <= dice <= 1 for dice in record["patients"]["pooled"].values())
     shipped, made = (read_weights(folder / "models/model.pt") for folder in (tmp_path / POCKET, training))
     assert all(torch.equal(shipped[name], made[name]) for name in made)
     with (results / f"{POCKET}.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["stage"], row["epoch"]) for row in rows] == [*zip(("first",) * 2 + ("second",) * 2, "1234")]
+    assert [(row["stage"], row["epoch"]) for row in rows] == [*zip(("first",) * 2 + ("second",) * 2 + ("third",) * 2, "123456")]
     assert all(float(row["loss"]) > 0 for row in rows) and rows[1]["kidney_dice"] and not rows[0]["kidney_dice"]
 
     before = dict(record)
@@ -116,7 +116,7 @@ def test_a_complete_training_is_left_alone_and_a_lost_stage_is_trained_again(pha
 
 def test_a_training_in_bfloat16_is_another_one_and_ends_near_by(phantoms, training, tmp_path):
     other = train(POCKET, [phantoms], tmp_path, bfloat16=True)
-    exact, rounded = ([row["loss"] for row in read_curves(folder, ("first", "second"))] for folder in (training, other))
+    exact, rounded = ([row["loss"] for row in read_curves(folder, ("first", "second", "third"))] for folder in (training, other))
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.1)
 
@@ -148,7 +148,7 @@ def test_a_baseline_becomes_a_bundle_of_its_own(baseline, tmp_path):
 
 def test_every_network_sees_as_many_views():
     rows = (*protocol.VARIANTS, *protocol.BASELINES)
-    assert [sum(STAGES[stage].epochs for stage in row.stages) for row in rows] == [50] * 7
+    assert [sum(STAGES[stage].epochs for stage in row.stages) for row in rows] == [74] * 7
 
 
 @pytest.mark.parametrize(("width", "dtype"), [(2, torch.float32), (16, torch.float16)])

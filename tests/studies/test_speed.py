@@ -90,7 +90,7 @@ def test_times_become_ratios_and_the_machine_s_speed(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--rounds", "0"], "rounds: expected some, or --dataset_dir to measure Dice on, found 0 and none"),
+        (["--rounds", "0"], "rounds: expected some, or --dataset-dir to measure Dice on, found 0 and none"),
         (["--output", "nowhere"], "nowhere/speed.md: expected the page that is written to, found none"),
     ],
 )
@@ -128,7 +128,7 @@ def test_the_table_of_dice_has_a_row_a_bundle_and_dashes_for_what_is_not_there(b
 def test_without_rounds_only_dice_is_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(precision_dice, "tabulate_dice", lambda dataset_dir: f"of {dataset_dir}")
     (tmp_path / "speed.md").write_text("<!-- dice -->\n<!-- /dice -->\n")
-    words = ["--rounds", "0", "--dataset_dir", "kits", "--output", str(tmp_path)]
+    words = ["--rounds", "0", "--dataset-dir", "kits", "--output", str(tmp_path)]
     assert load_script("benchmark").main(words) == 0
     assert (tmp_path / "speed.md").read_text() == "<!-- dice -->\nof kits\n<!-- /dice -->\n"
     assert [path.name for path in tmp_path.iterdir()] == ["speed.md"]

@@ -13,6 +13,7 @@ import torch
 from bundle_runs import POCKET, ROOT
 from scipy import ndimage
 
+from common.app.card import NO_WEIGHTS, describe_weights
 from common.app.segmenter import Segmenter
 from common.compression.complexity import count_flops, count_nonzero_parameters, count_parameters
 from common.files import hash_file
@@ -20,7 +21,7 @@ from common.kits.cases import find_cases
 from common.kits.metrics import summarize
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
-from zoo.rendering import NO_WEIGHTS, describe_weights, write_bundle
+from zoo.rendering import write_bundle
 from zoo.variants import VARIANTS
 from zoo.verification import CHECKS, verify_bundle
 
@@ -31,7 +32,7 @@ LABELS = "0 background, 1 kidney, 2 tumor"
 SWAPPED = "0 background, 1 tumor, 2 kidney"
 SCORES = "scores"
 FAST = [name for name in CHECKS if name not in (SCORES, "run elsewhere")]
-SCORE = "python scripts/score.py --labels kits19 --predictions out"
+SCORE = "kits-lite score --labels kits19 --predictions out"
 
 
 def edit(path: Path, change: Callable[[dict], object]) -> None:
@@ -112,7 +113,7 @@ def write_good_bundle(root: Path, phantoms: Path) -> Path:
     (root / "docs/protocol.md").write_text("How.")
     split = {"training": [case["case"] for case in cases[2:]], "validation": [case["case"] for case in cases[:2]]}
     (root / "docs/splits/hold_out.json").write_text(json.dumps(split))
-    segmenter, pairs = Segmenter(bundle), {}
+    segmenter, pairs = Segmenter(bundle, backend="torch"), {}
     for case in cases:
         label = nib.as_closest_canonical(nib.load(case["label"]))
         pairs[case["case"]] = segmenter.segment(case).prediction, np.asarray(label.dataobj)

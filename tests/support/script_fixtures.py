@@ -9,18 +9,19 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from bundle_runs import load_script
+
+from common.app.cli import main
 
 
 @pytest.fixture(scope="session")
-def run_script() -> Callable[..., int]:
-    """A function that runs `main` of a script with words as typed, options last, and gives the exit code."""
+def run_door() -> Callable[..., int]:
+    """A function that runs a command of the door with words as typed, and gives the exit code."""
 
-    def run(name: str, **options: object) -> int:
-        words = []
+    def run(command: str, **options: object) -> int:
+        words = [command]
         for key, value in options.items():
             words += [f"--{key.replace('_', '-')}"] + ([] if value is True else [str(value)])
-        return load_script(name).main(words)
+        return main(words)
 
     return run
 

@@ -25,7 +25,16 @@ RUN = "python -m monai.bundle"
         (f"{RUN} run --config_file 'configs/train.json", "expected a command line, found No closing quotation in"),
         ("Options are `--epochs 3` and `--epohcs 3`.", "--epohcs: expected a key of a config, found none"),
         ("python scripts/scroe.py --labels D", "scripts/scroe.py: expected a script, found none"),
-        ("cd .. && python scripts/score.py --label D", "scripts/score.py --label: expected an option of the script"),
+        (
+            "cd .. && python scripts/package.py --label D",
+            "scripts/package.py --label: expected an option of the script",
+        ),
+        ("kits-lite segmnet -i scan.nii.gz", "kits-lite: expected one of segment, score, check"),
+        ("python -m kits_lite_v0_1_0 segment --inpt x", "kits-lite segment --inpt: expected an option of the command"),
+        (
+            "torchrun --nproc_per_node=2 -m common segment -x y",
+            "kits-lite segment -x: expected an option of the command",
+        ),
         ("bash run_all.sh", "run_all.sh: expected a file, found none"),
         ("python tools/convert.py case", "tools/convert.py: expected a file, found none"),
         (f"{RUN} run --config_file other.json", "other.json: expected a file, found none"),
@@ -45,7 +54,8 @@ def test_a_documented_command_that_does_not_exist_is_found_out(line, expected, b
         f"{RUN} run --config_file \"['configs/train.json','configs/prune.json']\" --amount 1 --network_def#channels 3",
         f"{RUN} run run --config-file=/path/to/x/configs/train.json --optimizer#lr 1 --meta_file configs/metadata.json",
         f"{RUN} verify_net_in_out network_def --config_file configs/inference.json --meta_file configs/metadata.json",
-        "python scripts/score.py --labels D --predictions O > log; ls --color",
+        "python scripts/package.py --output O > log; ls --color",
+        "cd x && kits-lite score -l D -p O --protocol kits23 -o s.csv && python -m kits_lite_v0_1_0 --help",
         "`python` runs it; don't worry about `--epochs`",
     ],
 )

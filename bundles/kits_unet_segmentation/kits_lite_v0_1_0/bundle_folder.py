@@ -39,7 +39,7 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
         >>> open_bundle("bundles/kits_unet_pwp_segmentation")["network_def"]["channels"]
         [16, 32, 64, 128, 256]
     """
-    folder = Path(bundle).resolve()
+    folder = find_bundle(bundle)
     config_file = folder / f"configs/{config}.json"
     if not config_file.is_file():
         raise InputError(f"{bundle}: expected a bundle folder, found no configs/{config}.json in it.")
@@ -53,6 +53,12 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
     parser.read_config(config_file)
     parser["bundle_root"] = str(folder)
     return parser
+
+
+def find_bundle(bundle: PathLike) -> Path:
+    """The folder of a bundle: the one that is named, or in a checkout that of this name in `bundles/`."""
+    listed = SOURCE.parent / "bundles" / bundle
+    return listed if not Path(bundle).exists() and listed.is_dir() else Path(bundle).resolve()
 
 
 def _holds_this_package(folder: Path) -> bool:
@@ -91,7 +97,7 @@ def read_slice_size(bundle: PathLike) -> tuple[int, int]:
     """
     size = open_bundle(bundle).get("spatial_size")
     if size is None:
-        metadata = json.loads((Path(bundle) / "configs/metadata.json").read_text())
+        metadata = json.loads((find_bundle(bundle) / "configs/metadata.json").read_text())
         size = metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
     return tuple(size)
 

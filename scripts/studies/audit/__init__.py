@@ -1,4 +1,4 @@
-"""The tables of docs/audit.md."""
+"""The tables of docs/studies/audit.md."""
 
 from __future__ import annotations
 

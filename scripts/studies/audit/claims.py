@@ -1,7 +1,8 @@
 """
 What the five papers claim, what arithmetic on our networks gives, and a verdict that follows from both numbers.
 
-Numbers that a paper prints are quoted here, with their place; every other number is computed. See docs/audit.md.
+Numbers that a paper prints are quoted here, with their place; every other number is computed.
+See docs/studies/audit.md.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .paper_counts import (
 # from good to bad
 VERDICTS = ("exact", "nearly", "artefact", "not reproduced", "not tested")
 EXACT, NEARLY, ARTEFACT, NOT_REPRODUCED, NOT_TESTED = VERDICTS
-PROTOCOL = "ours: [protocol](protocol.md)"
+PROTOCOL = "ours: [protocol](../protocol.md)"
 # the papers print UNet-PWP's dense network
 ROWS = {v.title: v.network | v.original for v in VARIANTS} | ABLATIONS
 POCKET, FULL = [16] * 5, [16, 32, 64, 128, 256]

@@ -1,7 +1,7 @@
 """
 Counts and conversions behind numbers that the five papers print, where the house's own do not give them.
 
-See docs/audit.md.
+See docs/studies/audit.md.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ def check_commands(bundle: Bundle) -> Iterator[str]:
         yield f"scores.protocol: {scores['protocol']}: expected a file, found none"
     if scores:
         what, command = "scores.command", str(scores.get("command"))
-        if not command.startswith("python scripts/"):
-            yield f"{what}: expected python scripts/*.py, found {command}"
+        if not command.startswith(("python scripts/", "kits-lite ")):
+            yield f"{what}: expected python scripts/*.py or kits-lite, found {command}"
         yield from find_command_problems(what, command, bundle.folder, bundle.repository)
 
 

@@ -9,7 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import monai.bundle
+import typer
 from monai.bundle import ConfigParser
+
+from common.app.cli import app
 
 from .bundle import FILES
 
@@ -19,6 +22,7 @@ FILE = re.compile(r"(?<![\w./-])(?:configs|docs)/[\w-]+\.\w+")
 SOURCE = re.compile(r"(?<![\w./$<-])(?!configs/|docs/)[\w-]+(?:/[\w-]+)*\.(?:py|sh|json)\b")
 RUNNER = re.compile(r"\s*(?:bash|sh|python\S*|torchrun|make)\s")
 SCRIPT = re.compile(r"scripts/\w+\.py")
+DOOR = re.compile(r"(?:^|\s)(?:kits-lite|-m (?:common|kits_lite_v\w+)) ")
 OPTION = re.compile(r"--([a-zA-Z_][\w#:-]*)")
 
 
@@ -53,6 +57,8 @@ def find_command_problems(page: str, text: str, folder: Path, root: Path) -> Ite
         for words in commands:
             if "monai.bundle" in words:
                 problems = _check_workflow(words[words.index("monai.bundle") + 1 :], folder)
+            elif _is_door(words):
+                problems = _check_door(words)
             else:
                 problems = _check_script(words, (folder, root))
             yield from (f"{page}: {problem}" for problem in problems)
@@ -66,7 +72,7 @@ def _find_code(text: str) -> Iterator[str]:
 
 def _split_commands(code: str) -> list[list[str]]:
     """The words of the commands on a line, those that are ours to check."""
-    if not re.search(rf"-m monai\.bundle\s|\b(python\S*|torchrun)\s.*{SCRIPT.pattern}", code):
+    if not re.search(rf"-m monai\.bundle\s|\b(python\S*|torchrun)\s.*{SCRIPT.pattern}", code) and not DOOR.search(code):
         return []
     lexer = shlex.shlex(re.sub(r"\s#\s.*", "", code), posix=True, punctuation_chars=True)
     lexer.whitespace_split, lexer.commenters = True, ""
@@ -76,7 +82,30 @@ def _split_commands(code: str) -> list[list[str]]:
             commands.append([])
         else:
             commands[-1].append(word)
-    return [words for words in commands if "monai.bundle" in words or any(SCRIPT.search(word) for word in words)]
+    return [words for words in commands if "monai.bundle" in words or SCRIPT.search(" ".join(words)) or _is_door(words)]
+
+
+def _is_door(words: Sequence[str]) -> bool:
+    return bool(DOOR.search(f"{' '.join(words)} "))
+
+
+def _check_door(words: Sequence[str]) -> Iterator[str]:
+    """
+    Args:
+        words: a command line of `common.app.cli`.
+    """
+    line = f"{' '.join(words)} "
+    _, *words = line[DOOR.search(line).end() - 1 :].split(" ")
+    commands = typer.main.get_command(app).commands
+    if words and words[0].startswith("-"):
+        return
+    if not words or words[0] not in commands:
+        yield f"kits-lite: expected one of {', '.join(commands)}, found {' '.join(words[:1]) or 'none'}"
+        return
+    options = {"--help"}.union(*(parameter.opts for parameter in commands[words[0]].params))
+    for word in words[1:]:
+        if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in options:
+            yield f"kits-lite {words[0]} {word}: expected an option of the command, found none"
 
 
 def _check_workflow(words: Sequence[str], folder: Path) -> Iterator[str]:

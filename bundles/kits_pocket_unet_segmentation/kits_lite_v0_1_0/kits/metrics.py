@@ -58,6 +58,13 @@ def score_case(
 
     Raises:
         ValueError: when a map is not 3-D, of another shape or holds other labels, or the spacing is not positive.
+
+    Example:
+        >>> label = np.zeros((4, 4, 4), np.uint8)
+        >>> label[:2], label[0, 0] = 1, 2
+        >>> prediction = np.minimum(label, 1)
+        >>> score_case(prediction, label, (1, 1, 1))
+        {'kidney_dice': 1.0, 'tumor_dice': 0.0, 'composite': 0.5}
     """
     prediction, label = _check_label_map("prediction", prediction), _check_label_map("label", label)
     spacing_mm = _check_spacing(spacing_mm)

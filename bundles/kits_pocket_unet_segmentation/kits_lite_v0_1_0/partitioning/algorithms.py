@@ -75,6 +75,13 @@ def partition(
 
     Raises:
         InputError: for another rule, measure or number of partitions, or a maximum that cannot be kept.
+
+    Example:
+        >>> from .layers import measure_layers
+        >>> from ..networks import LiteUNet
+        >>> layers = measure_layers(LiteUNet())
+        >>> [layers[start].name for start in partition(layers, "balanced", 3)]
+        ['input', 'up6', 'up8']
     """
     if rule not in RULES:
         raise InputError(f"rule: expected one of {', '.join(RULES)}, found {rule}.")

@@ -25,10 +25,10 @@ from torch.distributed.pipelining import ScheduleGPipe, build_stage
 from torch.distributed.pipelining._utils import PipeInfo  # what Pipe.info() gives and build_stage takes
 
 from ..errors import InputError
-from .sub_models import IMAGE, LOGITS, Stage, load_part, run_stages, split_network
+from .sub_models import IMAGE, LOGITS, SubModel, load_sub_model, run_sub_models, split_network
 
 
-class ApartNetwork(ABC):
+class DistributedNetwork(ABC):
     """
     A network that all processes compute together.
 
@@ -80,7 +80,7 @@ class ApartNetwork(ABC):
         return from_wire(wire, self.channels_last)
 
 
-class SharedNetwork(ApartNetwork):
+class SharedNetwork(DistributedNetwork):
     """
     Data mode: one batch of slices to every rank, and so on; the logits come back.
 
@@ -109,7 +109,7 @@ class SharedNetwork(ApartNetwork):
         return torch.cat(logits)
 
 
-class PipelinedNetwork(ApartNetwork):
+class PipelinedNetwork(DistributedNetwork):
     """
     Pipeline mode: all full batches of slices follow each other through the sub-models, then the short last one.
 
@@ -128,9 +128,9 @@ class PipelinedNetwork(ApartNetwork):
         super().__init__(network, batch_size, device)
         if len(starts) != self.world:
             raise InputError(f"processes: expected one a sub-model, {len(starts)}, found {self.world}.")
-        self.stages = split_network(network, starts)
-        self.stage = copy.deepcopy(self.stages[self.rank]).to_empty(device=device)
-        load_part(self.stage, network, weights)
+        self.sub_models = split_network(network, starts)
+        self.sub_model = copy.deepcopy(self.sub_models[self.rank]).to_empty(device=device)
+        load_sub_model(self.sub_model, network, weights)
         self.plan: tuple[int, ...] = ()
 
     def _run(self, slices: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor | None:
@@ -166,10 +166,10 @@ class PipelinedNetwork(ApartNetwork):
         return self._receive((len(slices), *self.logits_shape), self.world - 1)
 
     def _connect(self, count: int, shape: tuple[int, ...]) -> None:
-        tensors = run_stages(self.stages, torch.empty(shape, device="meta"))
+        tensors = run_sub_models(self.sub_models, torch.empty(shape, device="meta"))
         self.logits_shape = tensors[LOGITS].shape[1:]
-        module = wire_stage(self.stage, tensors, self.channels_last, is_first=self.rank == 0)
-        info = PipeInfo(draw_pipeline(self.stages), self.world, has_loss_and_backward=False)
+        module = wire_sub_model(self.sub_model, tensors, self.channels_last, is_first=self.rank == 0)
+        info = PipeInfo(draw_pipeline(self.sub_models), self.world, has_loss_and_backward=False)
         self.pipe = build_stage(module, self.rank, info, self.device)
         self.schedule = ScheduleGPipe(self.pipe, count)
 
@@ -190,19 +190,19 @@ def from_wire(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
     return tensor.permute(0, 3, 1, 2) if channels_last else tensor
 
 
-def draw_pipeline(stages: Sequence[Stage]) -> fx.Graph:
+def draw_pipeline(sub_models: Sequence[SubModel]) -> fx.Graph:
     """Which sub-model takes which tensors of which others, as torch.distributed.pipelining reads it."""
     graph = fx.Graph()
     tensors = {IMAGE: graph.placeholder(IMAGE)}
-    for number, stage in enumerate(stages):
-        call = graph.call_module(f"stage{number}", tuple(tensors[name] for name in stage.input_names))
-        tensors |= zip(stage.output_names, _unpack(graph, call, len(stage.output_names)))
+    for number, sub_model in enumerate(sub_models):
+        call = graph.call_module(f"sub_model{number}", tuple(tensors[name] for name in sub_model.input_names))
+        tensors |= zip(sub_model.output_names, _unpack(graph, call, len(sub_model.output_names)))
     graph.output(tensors[LOGITS])
     return graph
 
 
-def wire_stage(
-    stage: Stage, tensors: dict[str, torch.Tensor], channels_last: bool, is_first: bool = False
+def wire_sub_model(
+    sub_model: SubModel, tensors: dict[str, torch.Tensor], channels_last: bool, is_first: bool = False
 ) -> fx.GraphModule:
     """
     A sub-model that takes tensors as they come over the wire, and gives them as they go.
@@ -212,17 +212,17 @@ def wire_stage(
         is_first: its input is the image, and comes over no wire.
     """
     graph = fx.Graph()
-    taken = [graph.placeholder(name) for name in stage.input_names]
+    taken = [graph.placeholder(name) for name in sub_model.input_names]
     for node in taken:
         node.meta["val"] = tensors[node.name] if is_first else to_wire(tensors[node.name], channels_last)
     inputs = taken if is_first else [graph.call_function(from_wire, (node, channels_last)) for node in taken]
-    call = graph.call_module("stage", tuple(inputs))
+    call = graph.call_module("sub_model", tuple(inputs))
     given = []
-    for name, node in zip(stage.output_names, _unpack(graph, call, len(stage.output_names))):
+    for name, node in zip(sub_model.output_names, _unpack(graph, call, len(sub_model.output_names))):
         given.append(graph.call_function(to_wire, (node, channels_last)))
         given[-1].meta["val"] = to_wire(tensors[name], channels_last)
     graph.output(given[0] if len(given) == 1 else tuple(given))
-    return fx.GraphModule({"stage": stage}, graph)
+    return fx.GraphModule({"sub_model": sub_model}, graph)
 
 
 def _unpack(graph: fx.Graph, call: fx.Node, number: int) -> list[fx.Node]:

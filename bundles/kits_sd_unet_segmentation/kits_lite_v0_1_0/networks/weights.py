@@ -34,6 +34,15 @@ def load_weights(network: nn.Module, path: str | os.PathLike | None) -> nn.Modul
     return network
 
 
+def check_weights(path: str | os.PathLike) -> None:
+    """
+    Raises:
+        InputError: when there is no file of weights.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no weights here; train first, or download the bundle with its weights.")
+
+
 def read_weights(path: str | os.PathLike) -> dict:
     """
     Read a state dict to the CPU, without a look at what it holds.
@@ -41,9 +50,7 @@ def read_weights(path: str | os.PathLike) -> dict:
     Raises:
         InputError: when the file is missing, or is no state dict.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no weights here; train first, or download the bundle with its weights.")
+    check_weights(path)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler of a file that is no pickle raises whatever its bytes make it do

@@ -26,10 +26,11 @@ from monai.config import PathLike
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from ..bundle_folder import open_bundle
+from ..bundle_folder import find_bundle, open_bundle
 from ..errors import InputError
 from ..files import hash_file, replace_file
 from ..networks import fold_weight_standardization
+from ..networks.weights import check_weights
 from .packages import import_package
 
 METADATA = "metadata.json"
@@ -79,20 +80,25 @@ def export_bundle(bundle: PathLike, format: str, output_dir: PathLike) -> Path:
     Raises:
         InputError: when the format is unknown or its packages are missing, the folder is no bundle, its weights are
             missing or another network's, or a file cannot be written.
+
+    Example:
+        >>> export_bundle("kits_pocket_unet_segmentation", "onnx", "exported").name
+        'kits_pocket_unet_segmentation.onnx'
     """
     if format not in FORMATS:
         raise InputError(f"format: expected one of {', '.join(FORMATS)}, found {format}.")
     parser = open_bundle(bundle)
     parser["device"] = "cpu"
     network = parser.get_parsed_content("network")
-    metadata = read_metadata(Path(bundle) / "configs" / METADATA, parser.get_parsed_content("weights"))
-    path = Path(output_dir) / f"{Path(bundle).resolve().name}{FORMATS[format]}"
+    metadata = read_metadata(find_bundle(bundle) / "configs" / METADATA, parser.get_parsed_content("weights"))
+    path = Path(output_dir) / f"{find_bundle(bundle).name}{FORMATS[format]}"
     export_network(network, path, metadata)
     return path
 
 
 def read_metadata(path: PathLike, weights: PathLike) -> dict[str, Any]:
     """What an exported file carries: the content of `metadata.json`, and the sha256 of the file of the weights."""
+    check_weights(weights)
     return json.loads(Path(path).read_text()) | {"weights_sha256": hash_file(weights)}
 
 

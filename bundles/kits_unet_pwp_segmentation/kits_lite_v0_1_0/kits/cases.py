@@ -61,6 +61,12 @@ def find_cases(folder: PathLike | Sequence[PathLike], labelled: bool = False) ->
     Raises:
         InputError: when the folder is missing or holds no case, two images share a name, or one is asked for that is
             missing; all missing files are named, one line each.
+
+    Example:
+        >>> find_cases("scan.nii.gz")
+        [{'case': 'scan', 'image': 'scan.nii.gz'}]
+        >>> len(find_cases("kits"))
+        4
     """
     if isinstance(folder, (list, tuple)):
         return _find_in_folders(folder, labelled)

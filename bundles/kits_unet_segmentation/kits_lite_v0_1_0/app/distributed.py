@@ -15,7 +15,7 @@ from ..errors import InputError, describe_failure
 from ..files import hash_file
 from ..kits.cases import check_output, find_cases
 from ..partitioning.algorithms import partition
-from ..partitioning.distributed import ApartNetwork, PipelinedNetwork, SharedNetwork
+from ..partitioning.distributed import DistributedNetwork, PipelinedNetwork, SharedNetwork
 from ..partitioning.layers import measure_layers
 from ..partitioning.processes import agree, gather, is_loss
 from .segmenter import Segmenter, segment_to_folder
@@ -45,7 +45,7 @@ class Plan:
     batch_size: int | None = None
 
 
-def segment_apart(
+def segment_distributed(
     bundle: PathLike,
     source: PathLike,
     output_dir: Path,
@@ -86,13 +86,13 @@ def segment_apart(
 
 def _set_up(
     bundle: PathLike, plan: Plan, cases: int, options: Mapping[str, object]
-) -> tuple[Segmenter | None, ApartNetwork | None]:
+) -> tuple[Segmenter | None, DistributedNetwork | None]:
     """What this rank needs: a segmenter where it writes files, a network where one is computed together."""
     if plan.mode not in MODES:
         raise InputError(f"mode: expected one of {', '.join(MODES)}, found {plan.mode}.")
     rank, world = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    options = {"device": str(device), **options}
+    options = {"device": str(device), "backend": "torch", **options}
     config = open_bundle(bundle)
     if plan.mode == "pipeline":
         network, in_flight = _set_up_pipeline(bundle, plan, device)

@@ -74,6 +74,10 @@ def prune_channels(
 
     Sources: l1, https://arxiv.org/abs/1608.08710; BatchNorm, https://arxiv.org/abs/1708.06519; Taylor,
     https://doi.org/10.1109/CVPR.2019.01152; dependency graph, https://arxiv.org/abs/2301.12900.
+
+    Example:
+        >>> prune_channels(LiteUNet(channels=(16, 32), num_convs=(2, 2)), (8, 16)).channels
+        (8, 16)
     """
     if importance not in IMPORTANCES:
         raise InputError(f"importance must be one of {', '.join(IMPORTANCES)}, got importance={importance!r}.")

@@ -48,6 +48,10 @@ def count_flops(network: nn.Module, input_shape: Sequence[int] = (1, 1, 256, 256
 
     Args:
         input_shape: (B, in_channels, H, W).
+
+    Example:
+        >>> count_flops(torch.nn.Conv2d(1, 8, kernel_size=3, padding=1), (1, 1, 256, 256))
+        9437184
     """
     on_meta = copy.deepcopy(network).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -108,6 +108,11 @@ def prune_by_magnitude(network: nn.Module, amount: float) -> nn.Module:
     A copy of a network in which the smallest `amount` of every kernel, by magnitude, is zero.
 
     Source: WP-UNet, https://doi.org/10.4103/jmss.jmss_108_21, "weight pruning".
+
+    Example:
+        >>> pruned = prune_by_magnitude(nn.Sequential(nn.Conv2d(1, 8, kernel_size=5)), 0.5)
+        >>> int((pruned[0].weight == 0).sum())
+        100
     """
     return prune_weights(network, "magnitude", amount)
 

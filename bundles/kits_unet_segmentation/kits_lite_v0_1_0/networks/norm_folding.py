@@ -54,7 +54,15 @@ def insert_batch_norm(
 
 
 def fold_batch_norm(network: LiteUNet) -> LiteUNet:
-    """A copy of a network without what `insert_batch_norm` put there: the same function in evaluation mode."""
+    """
+    A copy of a network without what `insert_batch_norm` put there: the same function in evaluation mode.
+
+    Example:
+        >>> network = LiteUNet(channels=(4, 8), num_convs=(1, 1))
+        >>> folded = fold_batch_norm(insert_batch_norm(network))
+        >>> folded.state_dict().keys() == network.state_dict().keys()
+        True
+    """
     folded = copy.deepcopy(network)
     for _, block, relu, conv in _list_convs(folded):
         if isinstance(activation := block.get_submodule(relu), nn.Sequential):

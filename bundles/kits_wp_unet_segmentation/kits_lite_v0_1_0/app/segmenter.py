@@ -1,13 +1,16 @@
-"""Segment images with a bundle folder, case by case, outside of `monai.bundle run`."""
+"""`Segmenter`: a bundle's network and all that turns a scan into a label map, from Python and for the command line."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +19,41 @@ import numpy as np
 import torch
 from monai.config import PathLike
 from monai.transforms import Invertd
+from monai.utils import ImageMetaKey
 from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
+from torch import nn
 
-from ..bundle_folder import build_on_meta, open_bundle
+from ..bundle_folder import build_on_meta, find_bundle, open_bundle
 from ..compression.complexity import count_parameters
 from ..errors import InputError
 from ..files import hash_file
 from ..kits.masks import make_fingerprint, write_mask
 from ..kits.metrics import measure_case, score_case
 from ..kits.preprocessing import HU_WINDOW, orient_to_ras, spacing_in_ras
-from ..kits.volumes import open_volume, read_label
-from ..runtimes.run import check_device, open_network
+from ..kits.volumes import LABELS, NIFTI_SUFFIXES, open_volume, read_label
+from ..runtimes.run import check_device, choose_backend, open_network
 from .report import write_report
 
 PACKAGES = ("torch", "monai", "nibabel", "numpy")
-STAGES = ("read", "orient", "infer", "restore")
+OPTIONAL_PACKAGES = ("onnxruntime", "openvino", "nncf", "itk")
+# of arrays; others are stored as float32
+NIFTI_TYPES = (np.uint8, np.int16, np.int32, np.float32, np.float64)
+STEPS = ("read", "orient", "infer", "restore")
 
 
 @dataclass
 class Segmentation:
-    """One segmented case: volumes (X, Y, Z) in RAS for looking at, the label map on the case's own grid for keeping,
-    with the metadata of its image."""
+    """
+    One segmented case.
+
+    Args:
+        image, prediction: (X, Y, Z) in RAS, uint8, for looking at; spacing_mm is theirs.
+        label_map: uint8, 0 background, 1 kidney, 2 tumour, on the image's own grid, for keeping.
+        affine: (4, 4) of that grid, to RAS mm.
+        meta: of the image, see `write_mask`.
+        seconds: of every step.
+    """
 
     image: np.ndarray
     prediction: np.ndarray
@@ -47,22 +63,54 @@ class Segmentation:
     meta: Mapping[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Millilitres of kidney, without its tumours, and of tumour."""
+        voxel_ml = abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+        return {name: voxel_ml * int((self.label_map == LABELS[name]).sum()) for name in ("kidney", "tumor")}
+
+    def save(self, path: PathLike) -> None:
+        """
+        Write the label map as NIfTI, in one piece.
+
+        Raises:
+            InputError: when the name does not end in .nii.gz or .nii, the file cannot be written, or it is the image.
+        """
+        if not str(path).endswith(NIFTI_SUFFIXES):
+            raise InputError(f"{path}: expected a name that ends in {' or '.join(NIFTI_SUFFIXES)}, found another.")
+        if Path(path).resolve() == Path(self.meta[ImageMetaKey.FILENAME_OR_OBJ]).resolve():
+            raise InputError(f"{path}: expected another file than the image, found the image.")
+        try:
+            write_mask(path, self.label_map, self.meta)
+        except OSError as error:
+            raise InputError(f"{path}: expected to write it, found: {error.strerror or error}.") from error
+
 
 class Segmenter:
     """
-    A bundle's network with the preprocessing and inferer of its `inference.json`.
+    A bundle's network with the preprocessing and inferer of its `inference.json`; call it with an image.
 
     Args:
-        bundle: bundle folder.
+        bundle: bundle folder, or the name of one in a checkout's `bundles/`.
         device: `"cpu"`, `"cuda"`, ...; by default what the bundle chooses.
         series: DICOM series to read, see `open_with_itk`.
         keep_largest: keep so many connected components (26 neighbours) of kidney and tumour together; None keeps all.
         network: computes in the stead of the bundle's network, as its weights would.
-        backend, exported, precision: what computes, see `open_network`.
+        backend: `"torch"`, `"onnxruntime"` or `"openvino"`; by default as on the command line, see `choose_backend`.
+        exported, precision: see `open_network`.
 
     Raises:
         InputError: when the folder is no bundle, its weights are missing or another network's, an argument is wrong, or
             a backend's package is missing.
+
+    Example:
+        >>> segmentation = Segmenter("kits_pocket_unet_segmentation")("scan.nii.gz")
+        >>> segmentation.label_map.shape == nib.load("scan.nii.gz").shape
+        True
+        >>> image = nib.load("scan.nii.gz")
+        >>> segmentation = Segmenter("kits_pocket_unet_segmentation")(image.get_fdata(), image.affine)
+        >>> sorted(segmentation.volumes_ml)
+        ['kidney', 'tumor']
     """
 
     def __init__(
@@ -72,15 +120,16 @@ class Segmenter:
         series: str | None = None,
         keep_largest: int | None = None,
         network: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        backend: str = "torch",
+        backend: str | None = None,
         exported: PathLike | None = None,
         precision: str = "f32",
     ) -> None:
-        self.bundle = Path(bundle).resolve()
+        self.bundle = find_bundle(bundle)
         parser = open_bundle(bundle)
         if keep_largest is not None and keep_largest < 1:
             raise InputError(f"keep_largest: expected a positive number, found {keep_largest}.")
         self.keep_largest, self.series = keep_largest, series
+        backend = backend or ("torch" if network else choose_backend(device, exported))
         self.backend = backend
         if device is not None:
             parser["device"] = check_device(device)
@@ -97,6 +146,27 @@ class Segmenter:
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
         self.restore = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)
+
+    def __call__(self, image: Any, affine: np.ndarray | None = None) -> Segmentation:
+        """
+        Segment one image.
+
+        Args:
+            image: the path of a NIfTI or NRRD file or of a folder with a DICOM series; an image of nibabel or ITK; or
+                an array (X, Y, Z) of Hounsfield units.
+            affine: (4, 4) of an array, to RAS mm.
+
+        Raises:
+            InputError: when the image is bad, see `open_volume`, or an array comes without its affine.
+        """
+        if isinstance(image, (str, os.PathLike)):
+            return self.segment({"image": str(image)})
+        with tempfile.TemporaryDirectory() as folder:
+            path = _write_image(image, affine, Path(folder))
+            try:
+                return self.segment({"image": str(path)})
+            except InputError as error:
+                raise InputError(str(error).replace(str(path), "image")) from None
 
     def segment(self, case: Mapping[str, str]) -> Segmentation:
         """
@@ -123,7 +193,7 @@ class Segmenter:
             label_map=restored.numpy()[0],
             affine=restored.affine.numpy(),
             meta=restored.meta,
-            seconds=dict(zip(STAGES, np.diff(clock).tolist())),
+            seconds=dict(zip(STEPS, np.diff(clock).tolist())),
         )
 
     def describe(self, case: Mapping[str, str]) -> dict[str, str]:
@@ -145,6 +215,71 @@ class Segmenter:
         """What a mask of this case carries, see `make_fingerprint`."""
         backend = getattr(self.network, "settings", ())
         return make_fingerprint(case["image"], self.weights_sha256, self.keep_largest, self.series, backend)
+
+
+def _write_image(image: Any, affine: np.ndarray | None, folder: Path) -> Path:
+    """An image in memory as a file, so that it passes whatever files have to pass."""
+    if type(image).__module__.startswith("itk"):
+        import itk
+
+        path = folder / "image.nrrd"
+        itk.imwrite(image, str(path))
+        return path
+    if isinstance(image, np.ndarray):
+        if np.shape(affine) != (4, 4):
+            found = "none" if affine is None else f"shape {np.shape(affine)}"
+            raise InputError(f"affine: expected (4, 4) with an array, found {found}.")
+        image = nib.Nifti1Image(image if image.dtype in NIFTI_TYPES else image.astype(np.float32), affine)
+    if not isinstance(image, nib.spatialimages.SpatialImage):
+        found = type(image).__name__
+        raise InputError(f"image: expected a path, an image of nibabel or ITK, or an array, found {found}.")
+    path = folder / "image.nii"
+    nib.save(image, path)
+    return path
+
+
+def load(bundle: PathLike, device: str = "cpu") -> nn.Module:
+    """
+    The network of a bundle with its weights, ready to compute logits (B, 3, H, W) of slices (B, 1, H, W) in [0, 1].
+
+    Args:
+        bundle: see `Segmenter`.
+
+    Raises:
+        InputError: when the folder is no bundle, or its weights are missing or another network's.
+
+    Example:
+        >>> network = load("kits_pocket_unet_segmentation")
+        >>> network(torch.zeros(1, 1, 256, 256)).shape
+        torch.Size([1, 3, 256, 256])
+    """
+    parser = open_bundle(bundle)
+    parser["device"] = check_device(device)
+    return open_network(parser, "torch").requires_grad_(False)
+
+
+def describe_bundle(bundle: PathLike) -> dict[str, str]:
+    """What a bundle is, and the versions of the packages that run it here."""
+    folder, network = find_bundle(bundle), build_on_meta(bundle)
+    metadata = json.loads((folder / "configs/metadata.json").read_text())
+    weights = folder / "models/model.pt"
+    return {
+        "bundle": str(folder),
+        "network": f"{metadata['name']} {metadata['version']}",
+        "description": metadata["description"],
+        "parameters": f"{count_parameters(network):,}",
+        "FLOPs of a 256 x 256 slice": f"{metadata['complexity']['flops']:,}",
+        "weights": f"sha256 {hash_file(weights)}" if weights.is_file() else "none: train first",
+        "packages": ", ".join(f"{package} {_find_version(package)}" for package in (*PACKAGES, *OPTIONAL_PACKAGES)),
+        "Python": f"{platform.python_version()} on {platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
 
 
 def keep_largest_components(label_map: np.ndarray, count: int) -> None:
@@ -169,7 +304,7 @@ def segment_to_folder(
     A case that was segmented before, from the same file by the same weights, is left as it is.
 
     Returns:
-        the seconds of every stage; none for a case that was left.
+        the seconds of every step; none for a case that was left.
 
     Raises:
         InputError: when the image is bad, a file cannot be written, or `<case>.nii.gz` holds another segmentation.

@@ -142,7 +142,14 @@ def write_phantom_case(
     spacing_mm: tuple[float, float, float] = DEFAULT_SPACING_MM,
     dtype: type = np.int16,
 ) -> Path:
-    """Write imaging.nii.gz as `dtype` (np.float64 in KiTS19) and segmentation.nii.gz as uint8; return their folder."""
+    """
+    Write imaging.nii.gz as `dtype` (np.float64 in KiTS19) and segmentation.nii.gz as uint8; return their folder.
+
+    Example:
+        >>> folder = write_phantom_case("phantoms", "case_00000_synthetic", 0, (10, 48, 48), (12.0, 8.0, 8.0))
+        >>> sorted(path.name for path in folder.iterdir())
+        ['imaging.nii.gz', 'segmentation.nii.gz']
+    """
     if "synthetic" not in case or Path(case).name != case:
         raise ValueError(f'case must be one folder name that contains "synthetic", got case={case!r}.')
     if dtype not in (np.int16, np.float64):

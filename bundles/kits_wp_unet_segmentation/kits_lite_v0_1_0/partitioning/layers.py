@@ -106,6 +106,12 @@ def measure_layers(network: nn.Module, input_shape: Sequence[int] = (1, 1, 256, 
 
     Raises:
         ValueError: when the network does not take that height and width.
+
+    Example:
+        >>> from ..networks import LiteUNet
+        >>> layers = measure_layers(LiteUNet())
+        >>> [layer.name for layer in layers[:4]], layers[1].parameters
+        (['input', 'conv1_1', 'conv1_2', 'pool1'], 640)
     """
     on_meta = copy.deepcopy(network).to("meta").eval()
     image = torch.empty(tuple(input_shape), dtype=next(on_meta.parameters()).dtype, device="meta")

@@ -20,7 +20,7 @@ import torch
 from monai.config import PathLike
 from torch import nn
 
-from ..bundle_folder import open_bundle
+from ..bundle_folder import find_bundle, open_bundle
 from ..errors import InputError
 from ..kits.cases import find_cases
 from .export import (
@@ -80,14 +80,14 @@ def export_int8(bundle: PathLike, dataset_dir: PathLike, output_dir: PathLike) -
     parser["device"] = "cpu"
     network = parser.get_parsed_content("network")
     slices, cases = collect_slices(bundle, dataset_dir)
-    metadata = read_metadata(Path(bundle) / "configs" / METADATA, parser.get_parsed_content("weights"))
+    metadata = read_metadata(find_bundle(bundle) / "configs" / METADATA, parser.get_parsed_content("weights"))
     metadata["calibration"] = {
         "nncf": version("nncf"),
         "cases": cases,
         "slices": len(slices),
         "sha256": hashlib.sha256(b"".join(slices)).hexdigest(),
     }
-    path = Path(output_dir) / f"{Path(bundle).resolve().name}{INT8_SUFFIX}"
+    path = Path(output_dir) / f"{find_bundle(bundle).name}{INT8_SUFFIX}"
     export_quantized(network, path, metadata, slices)
     return path
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class ExportedNetwork:
         except InputError:
             raise
         except Exception as error:  # every runtime has errors of its own
-            raise InputError(f"{path}: expected what export.py writes, found what {backend} refuses.") from error
+            raise InputError(f"{path}: expected what kits-lite export writes, found what {backend} refuses.") from error
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -89,10 +90,14 @@ def check_device(device: str | torch.device) -> str | torch.device:
 
 def choose_backend(device: str | None = None, exported: PathLike | None = None) -> str:
     """
-    The backend for an exported file; without one OpenVINO on the CPU, PyTorch elsewhere.
+    The backend for an exported file; without one OpenVINO on the CPU where it is installed, else PyTorch.
 
     Raises:
         InputError: when no backend runs such a file.
+
+    Example:
+        >>> choose_backend(exported="kits_unet_segmentation.onnx")
+        'onnxruntime'
     """
     if exported is not None:
         suffix = Path(exported).suffix
@@ -102,7 +107,7 @@ def choose_backend(device: str | None = None, exported: PathLike | None = None) 
         known = ", ".join(sum(BACKENDS.values(), ()))
         raise InputError(f"exported: expected a file in one of {known}, found {exported}.")
     on_cpu = device == "cpu" if device is not None else not torch.cuda.is_available()
-    return "openvino" if on_cpu else "torch"
+    return "openvino" if on_cpu and find_spec("openvino") else "torch"
 
 
 def open_network(
@@ -188,7 +193,7 @@ def check_backend(backend: str, precision: str) -> None:
         raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, found {backend}.")
     precisions = PRECISIONS if backend == "openvino" else PRECISIONS[:1]
     if precision not in precisions:
-        remedy = "; export.py writes int8 files" if precision == "int8" else ""
+        remedy = "; kits-lite export writes int8 files" if precision == "int8" else ""
         raise InputError(f"precision: expected {' or '.join(precisions)} with {backend}, found {precision}{remedy}.")
     import_package(backend)
 

@@ -1,4 +1,4 @@
-"""scripts/export.py, segment.py --backend, the overlays for exported networks, and MONAI's own exporters."""
+"""`export`, `segment --backend`, the overlays for exported networks, and MONAI's own exporters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from bundle_runs import POCKET, ROOT, run_bundle, run_well
+from bundle_runs import POCKET, run_bundle, run_well
 from monai.data import load_net_with_metadata
 
 from common.files import hash_file
@@ -45,7 +45,7 @@ def read_maps(folder: Path) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_one_line_is_printed_and_it_is_the_file(format, weighted_bundle, tmp_path):
-    command = [sys.executable, ROOT / "scripts/export.py", "--bundle", weighted_bundle, "--format", format]
+    command = [sys.executable, "-m", "common", "export", "--bundle", weighted_bundle, "--format", format]
     done = subprocess.run([*command, "--output", tmp_path / "out"], capture_output=True, text=True)
     path = tmp_path / "out" / f"{POCKET}{FORMATS[format]}"
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{path}\n", "")
@@ -54,23 +54,23 @@ def test_one_line_is_printed_and_it_is_the_file(format, weighted_bundle, tmp_pat
 
 
 @pytest.mark.slow
-def test_what_is_exported_is_what_segment_takes(weighted_bundle, phantoms, run_script, tmp_path):
+def test_what_is_exported_is_what_segment_takes(weighted_bundle, phantoms, run_door, tmp_path):
     bundle, weights = weighted_bundle, weighted_bundle / "models/model.pt"
-    assert run_script("export", bundle=bundle, format="onnx", output=tmp_path) == 0
+    assert run_door("export", bundle=bundle, format="onnx", output=tmp_path) == 0
     exported = tmp_path / f"{POCKET}.onnx"
     assert ExportedNetwork(exported, "onnxruntime").metadata["weights_sha256"] == hash_file(weights)
-    assert run_script("segment", bundle=bundle, input=phantoms, output=tmp_path / "onnx", exported=exported) == 0
-    assert run_script("segment", bundle=bundle, input=phantoms, output=tmp_path / "torch", backend="torch") == 0
+    assert run_door("segment", bundle=bundle, input=phantoms, output=tmp_path / "onnx", exported=exported) == 0
+    assert run_door("segment", bundle=bundle, input=phantoms, output=tmp_path / "torch", backend="torch") == 0
     expected = read_maps(tmp_path / "torch")
     assert len(np.unique(expected)) > 1 and (expected != read_maps(tmp_path / "onnx")).mean() <= 1e-4
     assert not (bundle / "models/exported").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is the default here")
-def test_by_default_openvino_segments(weighted_bundle, phantoms, run_script, tmp_path):
+def test_by_default_openvino_segments(weighted_bundle, phantoms, run_door, tmp_path):
     options = {"bundle": weighted_bundle, "input": phantoms}
-    assert run_script("segment", **options, output=tmp_path / "default") == 0
-    assert run_script("segment", **options, output=tmp_path / "torch", backend="torch") == 0
+    assert run_door("segment", **options, output=tmp_path / "default") == 0
+    assert run_door("segment", **options, output=tmp_path / "torch", backend="torch") == 0
     expected = read_maps(tmp_path / "torch")
     assert len(np.unique(expected)) > 1 and (expected != read_maps(tmp_path / "default")).mean() <= 1e-4
     assert [path.suffix for path in sorted((weighted_bundle / "models/exported").iterdir())] == [".bin", ".xml"]
@@ -79,16 +79,16 @@ def test_by_default_openvino_segments(weighted_bundle, phantoms, run_script, tmp
 def test_wrong_words_on_the_command_line_are_one_line(copy_bundle, phantoms, tmp_path):
     bundle, output, int8 = copy_bundle(), ["--output", tmp_path / "out"], ["--precision", "int8"]
     commands = {
-        "format: expected one of": ["export.py", "--bundle", bundle, "--format", "tflite"],
-        "no weights here": ["export.py", "--bundle", bundle, "--format", "onnx"],
+        "format: expected one of": ["export", "--bundle", bundle, "--format", "tflite"],
+        "no weights here": ["export", "--bundle", bundle, "--format", "onnx"],
         "format: expected openvino, which alone has int8": [
-            *("export.py", "--bundle", bundle, "--format", "onnx", *int8, "--dataset_dir", phantoms)
+            *("export", "--bundle", bundle, "--format", "onnx", *int8, "--dataset-dir", phantoms)
         ],
-        "dataset_dir: expected images": ["export.py", "--bundle", bundle, "--format", "openvino", *int8],
-        "backend: expected one of": ["segment.py", "--bundle", bundle, "--input", phantoms, "--backend", "tensorrt"],
+        "dataset_dir: expected images": ["export", "--bundle", bundle, "--format", "openvino", *int8],
+        "backend: expected one of": ["segment", "--bundle", bundle, "--input", phantoms, "--backend", "tensorrt"],
     }
     for words, command in commands.items():
-        command = [sys.executable, ROOT / "scripts" / command[0], *command[1:], *output]
+        command = [sys.executable, "-m", "common", *command, *output]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 1 and words in done.stderr
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
@@ -119,12 +119,12 @@ def test_the_overlays_segment_as_inference_does(rendered, phantoms, tmp_path):
 
 @pytest.mark.slow
 def test_an_int8_file_runs_in_segment_and_in_the_overlay(rendered, phantoms, tmp_path):
-    command = [sys.executable, ROOT / "scripts/export.py", "--bundle", rendered, "--format", "openvino"]
-    command += ["--precision", "int8", "--dataset_dir", phantoms, "--output", tmp_path / "exported"]
+    command = [sys.executable, "-m", "common", "export", "--bundle", rendered, "--format", "openvino"]
+    command += ["--precision", "int8", "--dataset-dir", phantoms, "--output", tmp_path / "exported"]
     done = subprocess.run(command, capture_output=True, text=True)
     exported = tmp_path / f"exported/{POCKET}_int8.xml"
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{exported}\n", "")
-    command = [sys.executable, ROOT / "scripts/segment.py", "--bundle", rendered, "--input", phantoms]
+    command = [sys.executable, "-m", "common", "segment", "--bundle", rendered, "--input", phantoms]
     for folder, words in {"torch": ["--backend", "torch"], "int8": ["--exported", exported]}.items():
         subprocess.run([*command, "--output", tmp_path / folder, *words], check=True, capture_output=True)
     run = {"dataset_dir": phantoms, "output_dir": tmp_path / "overlay", "exported": exported}

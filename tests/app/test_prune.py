@@ -1,4 +1,4 @@
-"""scripts/prune.py: a complete, smaller bundle, or one clear line and nothing written."""
+"""`prune`: a complete, smaller bundle, or one clear line and nothing written."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 import torch
-from bundle_runs import BUNDLES, SCHEMA, load_script, read_network, run_well
+from bundle_runs import BUNDLES, SCHEMA, read_network, run_well
 from monai.bundle import verify_metadata, verify_net_in_out
 
+from common.app.cli import main
 from common.compression.complexity import count_flops, count_nonzero_parameters, count_parameters
 from common.compression.zeros import measure_sparsity
 from common.errors import find_input_error
@@ -23,7 +24,8 @@ SD_UNET = "kits_sd_unet_segmentation"
 
 @pytest.fixture(scope="session")
 def prune():
-    return load_script("prune").main
+    """A function that runs the command with words as typed."""
+    return lambda words: main(["prune", *words])
 
 
 @pytest.fixture
@@ -168,7 +170,7 @@ WRONG = {
     "no data to fine-tune on": (("channel", {"amount": "0.5", "finetune-epochs": "2"}), "dataset_dir: expected a KiTS"),
     "no data for gradients": (("channel", {"amount": "0.5", "importance": "taylor"}), "dataset_dir: expected a KiTS"),
     "bad data": (
-        ("channel", {"amount": "0.5", "finetune-epochs": "1", "dataset_dir": "/nowhere"}),
+        ("channel", {"amount": "0.5", "finetune-epochs": "1", "dataset-dir": "/nowhere"}),
         "the fine-tuning run failed",
     ),
 }

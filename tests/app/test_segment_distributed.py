@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from apart_runs import SCRIPT, start_apart
 from bundle_runs import SLICES, needs_slices
+from distributed_runs import start_distributed
 
 from common.app.segmenter import Segmenter, segment_to_folder
 from common.errors import InputError
@@ -22,7 +22,7 @@ TORCHRUN = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--st
 def start(**options: object) -> subprocess.Popen:
     words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*TORCHRUN, str(SCRIPT), *words]
+    command = [*TORCHRUN, "-m", "common", "segment", *words]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -41,7 +41,7 @@ def find_rank(process: subprocess.Popen, rank: int) -> int:
 @needs_slices
 @pytest.mark.slow
 def test_real_slices_come_out_as_from_one_process_and_a_killed_rank_leaves_whole_files(weighted_bundle, tmp_path):
-    segmenter = Segmenter(weighted_bundle)
+    segmenter = Segmenter(weighted_bundle, backend="torch")
     for case in find_cases(SLICES):
         segment_to_folder(segmenter, case, tmp_path / "alone")
     expected = read_files(tmp_path / "alone")
@@ -66,13 +66,13 @@ def test_real_slices_come_out_as_from_one_process_and_a_killed_rank_leaves_whole
     assert left.items() < expected.items()
 
     # and goes on where it stopped
-    codes, _ = start_apart(
+    codes, _ = start_distributed(
         tmp_path, 2, bundle=weighted_bundle, input=SLICES, output=tmp_path / "data", mode="data"
     ).wait()
     assert codes == [0, 0] and read_files(tmp_path / "data") == expected
 
 
-def test_without_torchrun_it_says_so(weighted_bundle, phantoms, run_script, tmp_path, monkeypatch):
+def test_without_torchrun_it_says_so(weighted_bundle, phantoms, run_door, tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     with pytest.raises(InputError, match="torchrun: expected it to start this program"):
-        run_script("segment_distributed", bundle=weighted_bundle, input=phantoms, output=tmp_path)
+        run_door("segment", mode="data", bundle=weighted_bundle, input=phantoms, output=tmp_path)

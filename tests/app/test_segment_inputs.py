@@ -9,7 +9,7 @@ import itk
 import nibabel as nib
 import numpy as np
 import pytest
-from bundle_runs import ROOT, read
+from bundle_runs import read
 from dicom_series import write_series
 
 from common.errors import InputError
@@ -41,9 +41,9 @@ BAD_IMAGES = {
 
 
 @pytest.mark.parametrize(("changes", "words"), BAD_IMAGES.values(), ids=BAD_IMAGES)
-def test_a_bad_image_is_one_line(changes, words, weighted_bundle, cases, change, run_script, tmp_path, capsys):
+def test_a_bad_image_is_one_line(changes, words, weighted_bundle, cases, change, run_door, tmp_path, capsys):
     path = change(cases / "scan0_synthetic.nii.gz", **changes)
-    assert run_script("segment", bundle=weighted_bundle, input=path, output=tmp_path / "out") == 1
+    assert run_door("segment", bundle=weighted_bundle, input=path, output=tmp_path / "out") == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert str(path) in line and words in line
     assert not (tmp_path / "out").exists()
@@ -51,7 +51,7 @@ def test_a_bad_image_is_one_line(changes, words, weighted_bundle, cases, change,
 
 def test_a_range_like_mr_is_segmented_with_a_warning(weighted_bundle, cases, change, tmp_path):
     path = change(cases / "scan0_synthetic.nii.gz", voxels=lambda v: v.clip(0) * 2)
-    command = [sys.executable, str(ROOT / "scripts/segment.py"), "--bundle", str(weighted_bundle)]
+    command = [sys.executable, "-m", "common", "segment", "--bundle", str(weighted_bundle)]
     done = subprocess.run(
         [*command, "--input", str(path), "--output", str(tmp_path / "out")], capture_output=True, text=True
     )
@@ -60,29 +60,29 @@ def test_a_range_like_mr_is_segmented_with_a_warning(weighted_bundle, cases, cha
     assert "MR, PET, or CT without its rescale intercept" in line
 
 
-def test_a_volume_of_one_slice_is_segmented(weighted_bundle, cases, change, run_script, tmp_path):
+def test_a_volume_of_one_slice_is_segmented(weighted_bundle, cases, change, run_door, tmp_path):
     path = change(cases / "scan0_synthetic.nii.gz", voxels=lambda v: v[4:5])
-    assert run_script("segment", bundle=weighted_bundle, input=path, output=tmp_path / "out") == 0
+    assert run_door("segment", bundle=weighted_bundle, input=path, output=tmp_path / "out") == 0
     assert read(tmp_path / "out" / path.name).shape == (1, 48, 48)
 
 
-def test_nrrd_gives_the_mask_of_its_nifti(weighted_bundle, cases, run_script, tmp_path):
+def test_nrrd_gives_the_mask_of_its_nifti(weighted_bundle, cases, run_door, tmp_path):
     nifti = cases / "scan0_synthetic.nii.gz"
     itk.imwrite(itk.imread(str(nifti)), str(tmp_path / "same.nrrd"))
     for path in (nifti, tmp_path / "same.nrrd"):
-        assert run_script("segment", bundle=weighted_bundle, input=path, output=tmp_path / "out") == 0
+        assert run_door("segment", bundle=weighted_bundle, input=path, output=tmp_path / "out") == 0
     mask, same = nib.load(tmp_path / "out" / nifti.name), nib.load(tmp_path / "out/same.nii.gz")
     assert np.array_equal(np.asarray(mask.dataobj), np.asarray(same.dataobj))
     assert np.allclose(mask.affine, same.affine, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["plain", "reversed", "tilted"])
-def test_a_dicom_series_gives_the_mask_of_its_nifti(kind, weighted_bundle, phantoms, run_script, tmp_path):
+def test_a_dicom_series_gives_the_mask_of_its_nifti(kind, weighted_bundle, phantoms, run_door, tmp_path):
     source = nib.load(phantoms / "case_00000_synthetic/imaging.nii.gz")
     volume, affine = write_series(tmp_path / "series", source, kind)
     nib.save(nib.Nifti1Image(volume, affine), tmp_path / "same.nii.gz")
     for path in (tmp_path / "same.nii.gz", tmp_path / "series"):
-        assert run_script("segment", bundle=weighted_bundle, input=path, output=tmp_path / "out") == 0
+        assert run_door("segment", bundle=weighted_bundle, input=path, output=tmp_path / "out") == 0
     mask, same = nib.load(tmp_path / "out/same.nii.gz"), nib.load(tmp_path / "out/series.nii.gz")
     # the two files may store their slices in opposite orders: compare voxels at the same place in the patient
     to_same = np.linalg.inv(same.affine) @ mask.affine
@@ -93,15 +93,15 @@ def test_a_dicom_series_gives_the_mask_of_its_nifti(kind, weighted_bundle, phant
     assert len(np.unique(np.asarray(mask.dataobj))) > 1
 
 
-def test_several_dicom_series_are_listed_and_one_is_chosen(weighted_bundle, phantoms, run_script, tmp_path, capsys):
+def test_several_dicom_series_are_listed_and_one_is_chosen(weighted_bundle, phantoms, run_door, tmp_path, capsys):
     source = nib.load(phantoms / "case_00000_synthetic/imaging.nii.gz")
     for number in (1, 2):
         write_series(tmp_path / "series", source, "plain", series=f"1.2.3.{number}", prefix=f"{number}_")
     options = {"bundle": weighted_bundle, "input": tmp_path / "series", "output": tmp_path / "out"}
-    assert run_script("segment", **options) == 1
+    assert run_door("segment", **options) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert "choose with --series" in line and "1.2.3.1" in line and "1.2.3.2" in line
-    assert run_script("segment", series="1.2.3.2", **options) == 0
+    assert run_door("segment", series="1.2.3.2", **options) == 0
 
 
 def test_a_dicom_series_with_a_missing_slice_is_refused(phantoms, tmp_path):

@@ -1,8 +1,7 @@
-"""segment_distributed.py in several processes, forked from a server that has imported it already: seconds, not tens."""
+"""`segment --mode` in several processes, forked from a server that has imported it already: seconds, not tens."""
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import socket
@@ -11,8 +10,6 @@ import time
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts/segment_distributed.py"
 
 
 @dataclass
@@ -33,9 +30,9 @@ class Run:
         return [process.exitcode for process in self.processes], [log.read_text() for log in self.logs]
 
 
-def start_apart(folder: Path, world: int, before: str = "", **options: object) -> Run:
+def start_distributed(folder: Path, world: int, before: str = "", **options: object) -> Run:
     """
-    Start `main` of the script in some processes, as torchrun would.
+    Start `segment` in some processes, as torchrun would.
 
     Args:
         folder: for what they print.
@@ -70,11 +67,10 @@ def run_rank(rank: int, world: int, port: int, log: str, before: str, words: lis
 
     torch.set_num_threads(1)
     exec(before, {"rank": rank})
-    specification = importlib.util.spec_from_file_location("segment_distributed", SCRIPT)
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
+    from common.app.cli import main
+
     try:
-        code = script.main(words)
+        code = main(["segment", *words])
     except SystemExit as error:
         # what the interpreter does with it
         code = error.code

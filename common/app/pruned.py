@@ -6,20 +6,19 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.bundle_folder import open_bundle
-from common.compression.channels import prune_channels, scale_channels
-from common.compression.complexity import measure_complexity
-from common.compression.zeros import METHODS, LayerSparsity, measure_sparsity, prune_weights
-from common.errors import InputError
-from common.networks import LiteUNet, load_weights
-from common.networks.weights import save_weights
-
-from .rendering import NO_WEIGHTS, count_complexity, count_zeros, describe_weights, render_weights
+from ..bundle_folder import find_bundle, open_bundle
+from ..compression.channels import prune_channels, scale_channels
+from ..compression.complexity import measure_complexity
+from ..compression.zeros import METHODS, LayerSparsity, measure_sparsity, prune_weights
+from ..errors import InputError
+from ..networks import LiteUNet, load_weights
+from ..networks.weights import save_weights
+from .card import NO_WEIGHTS, count_complexity, count_zeros, describe_weights, render_weights
 from .workflows import CHANNELS_ONLY, NOT_COPIED, run_configs
 
 TRAINED_ON = "the cases that the bundle pruned here was trained or fine-tuned on"
@@ -99,6 +98,7 @@ def write_pruned_bundle(
     Raises:
         InputError: where something is missing, or the pruning does not fit the network.
     """
+    bundle = find_bundle(bundle)
     if output.exists():
         raise InputError(f"{output}: expected a new folder, found one that exists.")
     if dataset_dir is None and (finetuning or pruning.importance == "taylor"):
@@ -129,6 +129,19 @@ def write_pruned_bundle(
     return PrunedBundle(output, original, before, after, measure_sparsity(pruned))
 
 
+def read_channels(text: str) -> list[int]:
+    """
+    Widths as they are typed, "16,32,64,128,256".
+
+    Raises:
+        InputError: when they are no numbers.
+    """
+    try:
+        return [int(width) for width in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--channels: expected numbers with commas between, found {text}.") from error
+
+
 def _build_network(bundle: Path) -> LiteUNet:
     network = open_bundle(bundle).get_parsed_content("network_def")
     if not isinstance(network, LiteUNet):
@@ -156,24 +169,14 @@ def _prune(
 def _finetune(bundle: Path, weights: Path, pruning: Pruning, finetuning: Finetuning, settings: dict[str, Any]) -> None:
     """Run `prune.json`, where the channels follow from `network_def`, and an amount of 0 keeps zeros zero."""
     if finetuning.coarse_epochs:
-        coarse = {"epochs": finetuning.coarse_epochs, **_halve(json.loads((bundle / "configs/train.json").read_text()))}
+        size = json.loads((bundle / "configs/train.json").read_text())["spatial_size"]
+        coarse = {"epochs": finetuning.coarse_epochs, "spatial_size": [length // 2 for length in size]}
         folders = {"ckpt_dir": "models/coarse", "output_dir": "eval/coarse"}
         _run(bundle, settings | CHANNELS_ONLY | coarse | folders | {"pretrained": weights})
         weights = "models/coarse/model.pt"
     zeros = {"method": pruning.method, "amount": pruning.amount, "signed": pruning.signed}
     zeros = CHANNELS_ONLY if pruning.method == "channel" else zeros
     _run(bundle, settings | zeros | {"epochs": finetuning.epochs, "pretrained": weights})
-
-
-def _halve(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes the network of a training see everything at half its size."""
-    settings: dict[str, Any] = {"windows": {str(int(side) // 2): share for side, share in config["windows"].items()}}
-    if config["spatial_size"] is not None:
-        settings["spatial_size"] = [length // 2 for length in config["spatial_size"]]
-    for key, factor in (("factor", 0.5), ("pixel_mm", 2)):
-        if config[key] is not None:
-            settings[key] = config[key] * factor
-    return settings
 
 
 def _run(bundle: Path, settings: dict[str, Any]) -> None:
