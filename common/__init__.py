@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["LiteUNet", "Segmenter", "load"]
 
 _HOMES = {"LiteUNet": ".networks.lite_unet", "Segmenter": ".app.segmenter", "load": ".app.segmenter"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ def describe_weights(metadata: Mapping[str, Any]) -> str:
     if "scores" in metadata:
         text += "\n\n" + "\n".join(f"- {line}" for line in describe_scores(metadata["scores"]))
     return text
+
+
+def replace_weights_text(readme: str, metadata: Mapping[str, Any]) -> str:
+    """A bundle's README that says of its weights what `describe_weights` says; it stands before the next heading."""
+    told = describe_weights(metadata)
+    return re.sub(rf"(?s)({NO_WEIGHTS}|Weights: ).*?(?=\n\n## )", lambda _: told, readme)
 
 
 def describe_scores(scores: Mapping[str, Any]) -> list[str]:

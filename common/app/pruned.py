@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from ..compression.zeros import METHODS, LayerSparsity, measure_sparsity, prune_
 from ..errors import InputError
 from ..networks import LiteUNet, load_weights
 from ..networks.weights import save_weights
-from .card import NO_WEIGHTS, count_complexity, count_zeros, describe_weights, render_weights
+from .card import count_complexity, count_zeros, render_weights, replace_weights_text
 from .workflows import CHANNELS_ONLY, NOT_COPIED, run_configs
 
 TRAINED_ON = "the cases that the bundle pruned here was trained or fine-tuned on"
@@ -214,5 +213,5 @@ def _write_card(
     text = readme.read_text()
     for key, old in before.items():
         text = text.replace(f"{old:,}", f"{after[key]:,}")
-    readme.write_text(re.sub(rf"{NO_WEIGHTS}|Weights: .*", describe_weights(metadata), text))
+    readme.write_text(replace_weights_text(text, metadata))
     return original

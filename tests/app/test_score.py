@@ -141,10 +141,10 @@ def test_good_cases_pass_the_check_and_every_bad_one_is_a_line(phantoms, change,
     assert lines[-1] == "4 cases, 3 bad, 1 without a label"
 
 
-def test_images_without_any_label_are_checked(phantoms, change, run_script, tmp_path, capsys):
+def test_images_without_any_label_are_checked(phantoms, change, run_door, tmp_path, capsys):
     cases = shutil.copytree(phantoms, tmp_path / "cases", ignore=shutil.ignore_patterns("segmentation*"))
-    assert run_script("check_data", input=cases) == 0
+    assert run_door("check", input=cases) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "4 cases, 0 bad"
     change(cases / "case_00001_synthetic/imaging.nii.gz", voxels=lambda v: v.clip(0, 1))
-    assert run_script("check_data", input=cases) == 1
+    assert run_door("check", input=cases) == 1
     assert "case_00001_synthetic" in capsys.readouterr().out

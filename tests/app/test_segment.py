@@ -139,13 +139,13 @@ def test_a_folder_that_is_no_bundle_is_refused(bundle, cases, run_door, tmp_path
 
 
 def test_a_hash_in_the_path_of_a_bundle_is_told_and_in_those_of_images_taken(
-    weighted_bundle, cases, run_script, tmp_path
+    weighted_bundle, cases, run_door, tmp_path
 ):
     odd = shutil.copytree(weighted_bundle, tmp_path / "a#b")
     with pytest.raises(InputError, match="expected a path without # or ::"):
-        run_script("segment", bundle=odd, input=cases, output=tmp_path / "out")
+        run_door("segment", bundle=odd, input=cases, output=tmp_path / "out")
     images = cases.rename(tmp_path / "c#d")
-    assert run_script("segment", bundle=weighted_bundle, input=images, output=tmp_path / "e#f") == 0
+    assert run_door("segment", bundle=weighted_bundle, input=images, output=tmp_path / "e#f") == 0
     assert len(list((tmp_path / "e#f").iterdir())) == 2
 
 

@@ -78,7 +78,7 @@ def release(weighted_bundle, tmp_path) -> Path:
     return tmp_path / "dist" / card["zip"]
 
 
-@pytest.mark.parametrize("name", ["common", "onnx", "openvino", "tqdm", "jsonschema", "pytest"])
+@pytest.mark.parametrize("name", ["common", "onnx", "openvino", "jsonschema", "pytest"])
 def test_what_a_bundle_does_not_require_cannot_be_imported_there(elsewhere, name):
     done = run_python(elsewhere, "-c", f"import {name}")
     assert done.returncode == 1 and f"No module named '{name}'" in done.stderr

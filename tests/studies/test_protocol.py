@@ -84,7 +84,8 @@ def test_a_training_is_published(phantoms, training, repository, tmp_path, monke
     assert all(torch.equal(shipped[name], made[name]) for name in made)
     with (results / f"{POCKET}.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["stage"], row["epoch"]) for row in rows] == [*zip(("first",) * 2 + ("second",) * 2 + ("third",) * 2, "123456")]
+    stages = [stage for stage in ("first", "second", "third") for _ in range(2)]
+    assert [(row["stage"], row["epoch"]) for row in rows] == [*zip(stages, "123456")]
     assert all(float(row["loss"]) > 0 for row in rows) and rows[1]["kidney_dice"] and not rows[0]["kidney_dice"]
 
     before = dict(record)
@@ -116,7 +117,8 @@ def test_a_complete_training_is_left_alone_and_a_lost_stage_is_trained_again(pha
 
 def test_a_training_in_bfloat16_is_another_one_and_ends_near_by(phantoms, training, tmp_path):
     other = train(POCKET, [phantoms], tmp_path, bfloat16=True)
-    exact, rounded = ([row["loss"] for row in read_curves(folder, ("first", "second", "third"))] for folder in (training, other))
+    stages = ("first", "second", "third")
+    exact, rounded = ([row["loss"] for row in read_curves(folder, stages)] for folder in (training, other))
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import torch
 from bundle_runs import POCKET, ROOT
 from scipy import ndimage
 
-from common.app.card import NO_WEIGHTS, describe_weights
+from common.app.card import replace_weights_text
 from common.app.segmenter import Segmenter
 from common.compression.complexity import count_flops, count_nonzero_parameters, count_parameters
 from common.files import hash_file
@@ -139,8 +138,7 @@ def write_good_bundle(root: Path, phantoms: Path) -> Path:
         }
         assert all(0 < value < 1 for value in measure(list(pairs.values())).values())
         readme = bundle / README
-        told = f"{describe_weights(metadata)}\n\n## Use"
-        readme.write_text(re.sub(f"(?s)({NO_WEIGHTS}|Weights: ).*?## Use", lambda _: told, readme.read_text()))
+        readme.write_text(replace_weights_text(readme.read_text(), metadata))
 
     edit(bundle / METADATA, record)
     return bundle

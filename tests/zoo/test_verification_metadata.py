@@ -46,7 +46,7 @@ PATIENTS, SCAN = ("scores", "patients"), ("scores", "scan")
 METADATA_BREAKS = [
     (lambda m: m.pop("version"), "metadata schema", "found 'version' is a required property"),
     (lambda m: m.update(authors=1), "metadata schema", "found 1 is not of type 'string'"),
-    (lambda m: m.update(version="9.9"), "changelog", "changelog: expected 9.9, found 0.1.0"),
+    (lambda m: m.update(version="9.9"), "changelog", "changelog: expected 9.9, found 0.2.0"),
     (SWAP, "labels", f"channel_def: expected {LABELS}, found {SWAPPED}"),
     (lambda m: m.update(label_classes="1 tumour, 2 kidney"), "labels", f"label_classes: expected {LABELS}, found 0 b"),
     (lambda m: m.update(pred_classes="0 background, 1 kidney"), "labels", f"pred_classes: expected {LABELS}, found 0"),

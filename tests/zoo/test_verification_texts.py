@@ -30,7 +30,7 @@ RUN = "python -m monai.bundle"
             "scripts/package.py --label: expected an option of the script",
         ),
         ("kits-lite segmnet -i scan.nii.gz", "kits-lite: expected one of segment, score, check"),
-        ("python -m kits_lite_v0_1_0 segment --inpt x", "kits-lite segment --inpt: expected an option of the command"),
+        ("python -m kits_lite_v0_2_0 segment --inpt x", "kits-lite segment --inpt: expected an option of the command"),
         (
             "torchrun --nproc_per_node=2 -m common segment -x y",
             "kits-lite segment -x: expected an option of the command",
@@ -55,7 +55,7 @@ def test_a_documented_command_that_does_not_exist_is_found_out(line, expected, b
         f"{RUN} run run --config-file=/path/to/x/configs/train.json --optimizer#lr 1 --meta_file configs/metadata.json",
         f"{RUN} verify_net_in_out network_def --config_file configs/inference.json --meta_file configs/metadata.json",
         "python scripts/package.py --output O > log; ls --color",
-        "cd x && kits-lite score -l D -p O --protocol kits23 -o s.csv && python -m kits_lite_v0_1_0 --help",
+        "cd x && kits-lite score -l D -p O --protocol kits23 -o s.csv && python -m kits_lite_v0_2_0 --help",
         "`python` runs it; don't worry about `--epochs`",
     ],
 )

@@ -113,6 +113,7 @@ def check_card(bundle: Bundle) -> Iterator[str]:
     told |= {f"{block[name]:.3f}" for block in dice for name in CLASSES & block.keys()}
     blocks = (complexity, complexity.get("original", {}))
     known = {f"{value:,}" for block in blocks for value in block.values() if isinstance(value, int)}
+    known |= set(NUMBER.findall(str(weights.get("trained_on"))))
     found = set(NUMBER.findall(readme))
     missing, foreign = sorted(told - found), sorted(found - told - known)
     if missing or foreign:

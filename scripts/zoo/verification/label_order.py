@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
+from monai.data import MetaTensor
 
 from .bundle import NOT_RECORDED, README, Bundle, NotChecked, compare, normalize
 
@@ -77,6 +78,7 @@ def check_inferer(bundle: Bundle) -> Iterator[str]:
     inferer, codes = config.get_parsed_content("inferer"), []
     for channel in channels:
         one_hot = F.one_hot(torch.tensor(channel), len(channels)).float()[None, :, None, None]
-        label_map = inferer(torch.zeros(1, 1, 8, 8, 2), lambda x, y=one_hot: y.expand(len(x), -1, *x.shape[2:]))
+        volume = MetaTensor(torch.zeros(1, 1, 8, 8, 2), affine=torch.eye(4))
+        label_map = inferer(volume, lambda x, y=one_hot: y.expand(len(x), -1, *x.shape[2:]))
         codes += label_map.unique().tolist()
     yield from compare("codes that the inferer writes", channels, codes)
