@@ -126,7 +126,7 @@ def strip(path: Path) -> None:
 
 
 BAD_FILES = {
-    "damaged .ts": (".ts", "torch", damage, "expected what export.py writes, found what torch refuses"),
+    "damaged .ts": (".ts", "torch", damage, "expected what kits-lite export writes, found what torch refuses"),
     "damaged .pt2": (".pt2", "torch", damage, "found what torch refuses"),
     "damaged .onnx": (".onnx", "onnxruntime", damage, "found what onnxruntime refuses"),
     "damaged .xml": (".xml", "openvino", damage, "found what openvino refuses"),
@@ -195,7 +195,7 @@ def test_missing_weights_and_another_class_are_one_line(cached, tmp_path):
     with pytest.raises(InputError, match="network_def: expected a LiteUNet, found Conv2d"):
         export_network(nn.Conv2d(1, 1, 1), tmp_path / "network.ts", {})
     (tmp_path / "model.pt").unlink()
-    with pytest.raises(InputError, match="model.pt: expected a file to read, found: No such file"):
+    with pytest.raises(InputError, match="model.pt: no weights here; train first"):
         cached()
     assert not (tmp_path / "network.ts").exists() and not (tmp_path / "exported").exists()
 

@@ -44,7 +44,7 @@ def test_no_problem_is_exit_code_0_and_all_bundles_are_checked_by_default(
     assert verify.main([]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert {line.split(":")[0] for line in printed} == {"one", "two"}
-    assert "two: Dice of the shipped weights: not recomputed: no data" in printed
+    assert "two: scores: not recomputed: no data" in printed
     assert any(line.startswith("one: Dice of the shipped weights: not recorded: ") for line in printed)
 
 
