@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -168,14 +168,24 @@ def _prune(
 def _finetune(bundle: Path, weights: Path, pruning: Pruning, finetuning: Finetuning, settings: dict[str, Any]) -> None:
     """Run `prune.json`, where the channels follow from `network_def`, and an amount of 0 keeps zeros zero."""
     if finetuning.coarse_epochs:
-        size = json.loads((bundle / "configs/train.json").read_text())["spatial_size"]
-        coarse = {"epochs": finetuning.coarse_epochs, "spatial_size": [length // 2 for length in size]}
+        coarse = {"epochs": finetuning.coarse_epochs, **_halve(json.loads((bundle / "configs/train.json").read_text()))}
         folders = {"ckpt_dir": "models/coarse", "output_dir": "eval/coarse"}
         _run(bundle, settings | CHANNELS_ONLY | coarse | folders | {"pretrained": weights})
         weights = "models/coarse/model.pt"
     zeros = {"method": pruning.method, "amount": pruning.amount, "signed": pruning.signed}
     zeros = CHANNELS_ONLY if pruning.method == "channel" else zeros
     _run(bundle, settings | zeros | {"epochs": finetuning.epochs, "pretrained": weights})
+
+
+def _halve(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes the network of a training see everything at half its size."""
+    settings: dict[str, Any] = {"windows": {str(int(side) // 2): share for side, share in config["windows"].items()}}
+    if config["spatial_size"] is not None:
+        settings["spatial_size"] = [length // 2 for length in config["spatial_size"]]
+    for key, factor in (("factor", 0.5), ("pixel_mm", 2)):
+        if config[key] is not None:
+            settings[key] = config[key] * factor
+    return settings
 
 
 def _run(bundle: Path, settings: dict[str, Any]) -> None:

@@ -25,7 +25,8 @@ def draw_scan(
         label_maps: title and label map on the image's grid; tumour is drawn over kidney.
         spacing_mm: voxel size along X, Y, Z.
     """
-    figure = Figure(figsize=(2.6 * len(label_maps), 3.6), layout="constrained")
+    height = 2.6 * image.shape[2] * spacing_mm[2] / (image.shape[0] * spacing_mm[0]) + 0.3  # 0.3 inches for the title
+    figure = Figure(figsize=(2.6 * len(label_maps), height), layout="constrained")
     aspect = spacing_mm[2] / spacing_mm[0]
     shown = {"cmap": ListedColormap([COLORS[name] for name in COLORS]), "vmin": 1, "vmax": 2, "alpha": 0.75}
     for axes, (title, label_map) in zip(figure.subplots(1, len(label_maps), squeeze=False)[0], label_maps.items()):

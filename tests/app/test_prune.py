@@ -124,7 +124,7 @@ def test_a_finetuned_bundle_is_trained_pruned_and_runs(
     prune, weighted_bundle, phantoms, tmp_path, monkeypatch, method, options, capfd
 ):
     output = tmp_path / "tuned_segmentation"
-    tuning = {"finetune-epochs": 2, "coarse-epochs": int(method == "channel"), "dataset_dir": phantoms}
+    tuning = {"finetune-epochs": 2, "coarse-epochs": int(method == "channel"), "dataset-dir": phantoms}
     assert prune(words(weighted_bundle, method, output, **options, **tuning)) == 0
     assert capfd.readouterr().out.count("epoch 1/1 ") == (1 if method == "channel" else 0)
     tuned = assert_verifies(output, monkeypatch)
@@ -144,7 +144,7 @@ def test_taylor_importance_takes_gradients_from_the_training_cases(
     prune, weighted_bundle, phantoms, tmp_path, monkeypatch
 ):
     by_taylor, by_l1 = tmp_path / "taylor_segmentation", tmp_path / "l1_segmentation"
-    taylor = {"importance": "taylor", "dataset_dir": phantoms, "amount": "0.5"}
+    taylor = {"importance": "taylor", "dataset-dir": phantoms, "amount": "0.5"}
     assert prune(words(weighted_bundle, "channel", by_taylor, **taylor)) == 0
     prune(words(weighted_bundle, "channel", by_l1, amount="0.5"))
     first = assert_verifies(by_taylor, monkeypatch)

@@ -223,7 +223,7 @@ WRONG_SETTINGS = {
     "pretrained": (TRAIN, {"pretrained": "nowhere.pt"}, "nowhere.pt: no weights here"),
     "window": (TRAIN, {"windows": "{'40': 1}"}, "height and width must be divisible by 16, got 40 x 40"),
     "windows": (TRAIN, {"windows": "{'640': 1}"}, "windows: expected slices"),
-    "kind of view": (TRAIN, {"view_shares#near": 1}, "view_shares: expected foreground, negative, hard, found near"),
+    "kind of view": (TRAIN, {"view_shares": "{'near': 1}"}, "expected foreground, negative, hard, found near"),
     "no share": (TRAIN, {"view_shares": "{'negative': 1}"}, "expected a share of foreground views above 0"),
     "HU window": (TRAIN, {"hu_window": "[255,0]"}, "hu_window: expected two Hounsfield units, the lower first"),
     "pixel size": (TRAIN, {"spatial_size": None, "pixel_mm": 0}, "pixel_mm: expected a positive number, found 0"),

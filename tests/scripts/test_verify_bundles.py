@@ -17,7 +17,7 @@ MISSING = "models/model.pt: expected a file, found none"
 @pytest.fixture
 def verify(monkeypatch):
     """The script's `main` with the checks that take no time, and its module."""
-    for name in CHECKS.keys() - {"files", "changelog", "label_classes", "weights file", "Dice of the shipped weights"}:
+    for name in CHECKS.keys() - {"files", "changelog", "label_classes", "weights file", "scores"}:
         monkeypatch.delitem(CHECKS, name)
     return load_script("verify_bundles")
 
@@ -38,14 +38,14 @@ def test_no_problem_is_exit_code_0_and_all_bundles_are_checked_by_default(
         shutil.copytree(weighted_bundle, folder / name)
     metadata = folder / "two/configs/metadata.json"
     content = json.loads(metadata.read_text())
-    content["scores"] = {"shipped_weights": {"cases": 1}}
+    content["scores"] = {"split_file": "docs/splits/hold_out.json"}
     metadata.write_text(json.dumps(content))
     monkeypatch.setattr(verify, "BUNDLES", folder)
     assert verify.main([]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert {line.split(":")[0] for line in printed} == {"one", "two"}
     assert "two: scores: not recomputed: no data" in printed
-    assert any(line.startswith("one: Dice of the shipped weights: not recorded: ") for line in printed)
+    assert any(line.startswith("one: scores: not recorded: ") for line in printed)
 
 
 def test_json_holds_every_check(verify, copy_bundle, capsys):
