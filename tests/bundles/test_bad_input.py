@@ -18,6 +18,7 @@ from common.networks.weights import save_weights
 
 TRAIN, EVALUATE, INFERENCE, PRUNE = ("train",), ("train", "evaluate"), ("inference",), ("train", "prune")
 SMALL = {"spatial_size": "[32,32]", "windows": "{'32': 1}"}
+ALL = {INFERENCE: {}, EVALUATE: {"subset": "all"}}
 
 
 def truncate(path: Path) -> None:
@@ -152,7 +153,7 @@ def test_missing_and_foreign_weights_are_one_clear_line(bundle, data):
     assert "expected a PyTorch state dict" in line
     (bundle / "models/model.pt").unlink()
     for configs in (INFERENCE, EVALUATE):
-        (line,) = find_error(bundle, *configs, subset="all", **run)
+        (line,) = find_error(bundle, *configs, **ALL[configs], **run)
         assert "no weights here" in line
     assert not (bundle / "out").exists() or not list((bundle / "out").iterdir())
 
@@ -176,7 +177,7 @@ def test_inference_and_evaluation_never_write_where_they_read(bundle, data):
     before = {path: path.read_bytes() for path in data.rglob("*.nii.gz")}
     for configs in (INFERENCE, EVALUATE):
         for output in (data, data / "case_1_synthetic"):
-            (line,) = find_error(bundle, *configs, dataset_dir=data, output_dir=output, subset="all")
+            (line,) = find_error(bundle, *configs, dataset_dir=data, output_dir=output, **ALL[configs])
             assert "expected another folder than that of the inputs" in line
     plain = bundle / "scans"
     plain.mkdir()
