@@ -1,4 +1,4 @@
-"""Every hostile input has the clean mask, or is one line: in segment.py, check_data.py, score.py and inference.json."""
+"""Every hostile input has the clean mask, or is one line: in kits-lite segment, check, score and inference.json."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_runs import BUNDLES, POCKET, load_script
+from bundle_runs import BUNDLES, POCKET
 from corpus import AFFINE, CORPUS, CT, Hostile
 from monai.bundle import ConfigWorkflow
 from nibabel.affines import apply_affine
 
+from common.app.cli import main
 from common.app.segmenter import Segmenter
 from common.errors import find_input_error
 from common.kits.cases import find_cases
@@ -43,7 +44,7 @@ def bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def segmenter(bundle) -> Segmenter:
-    return Segmenter(bundle, "cpu")
+    return Segmenter(bundle, "cpu", backend="torch")
 
 
 @pytest.fixture(scope="session")
@@ -58,12 +59,11 @@ def clean(segmenter, tmp_path_factory) -> np.ndarray:
 
 @pytest.fixture
 def run(bundle, segmenter, monkeypatch, capsys) -> Callable[..., tuple[int, list[str], str]]:
-    """A function that runs a script's `main`, and gives exit code, error lines and everything that was printed."""
+    """A function that runs a command, and gives exit code, error lines and everything that was printed."""
 
     def call(name: str, **options: object) -> tuple[int, list[str], str]:
-        script = load_script(name)
         if name == "segment":  # one network for all
-            monkeypatch.setattr(script, "Segmenter", lambda *_, **__: segmenter)
+            monkeypatch.setattr("common.app.segmenter.Segmenter", lambda *_, **__: segmenter)
             options |= {"bundle": bundle, "backend": "torch"}
         capsys.readouterr()
         words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
@@ -71,7 +71,7 @@ def run(bundle, segmenter, monkeypatch, capsys) -> Callable[..., tuple[int, list
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", UserWarning)
             try:
-                code = script.main(words)
+                code = main([name, *words])
             except Exception as error:
                 told = find_input_error(error)
                 assert told is not None, f"{name} died of {error!r}"
@@ -146,7 +146,7 @@ def test_an_input_is_right_or_one_line(hostile: Hostile, bundle, clean, run, tmp
         if hostile.placed is not None and not hostile.differs:
             assert_lies_in_the_patient(nib.load(mask), clean, hostile.placed)
 
-    code, errors, printed = run("check_data", input=path)
+    code, errors, printed = run("check", input=path)
     assert code == int(bool(hostile.words) or hostile.bad), printed
     assert len(errors) == code and "Traceback" not in printed
     assert not errors or re.search(hostile.words or hostile.warning, errors[0])
