@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reliability.md"
-COMMANDS = ("kits-lite segment", "kits-lite check", "kits-lite score", "inference.json")
+COMMANDS = ("the commands segment, check and score", "and inference.json")
 HEAD = """# Reliability: what was tried, and what was lost
 
 `make faults` makes of one small CT what scanners, archives, converters and broken downloads make of theirs, feeds every
