@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.networks import LiteUNet, StdConv2d, fold_weight_standardization, standardize_weight
+from common.networks.layers import GroupNorm
 from zoo.variants import VARIANTS
 
 SD_UNET = next(variant for variant in VARIANTS if variant.title == "SD-UNet").network
@@ -170,3 +171,51 @@ def test_folded_convolution_is_the_functional_one():
     folded = fold_weight_standardization(nn.Sequential(conv))
     expected = F.conv2d(x, standardize_weight(conv.weight), conv.bias, padding=1)
     torch.testing.assert_close(folded(x), expected)
+
+
+def test_over_the_layer_a_filter_keeps_a_mean_of_its_own():
+    weight = random_weight(8, 1, 3, 3)
+    weight[0] += 5
+    layer = standardize_weight(weight, eps=0.0, over="layer")
+    torch.testing.assert_close(layer.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(layer.var(correction=0), torch.tensor(1.0))
+    assert layer[0].mean() > 1
+    assert standardize_weight(weight, over="filter")[0].mean().abs() < 1e-4
+
+
+@pytest.mark.parametrize("over", ["filter", "layer"])
+def test_folding_knows_both_readings(over):
+    network = LiteUNet(**SD_UNET | {"weight_standardization": over}).eval()
+    folded = fold_weight_standardization(network)
+    x = torch.rand(1, 1, 32, 32)
+    assert not any(isinstance(module, StdConv2d) for module in folded.modules())
+    torch.testing.assert_close(folded(x), network(x))
+    assert network.state_dict().keys() == LiteUNet(**SD_UNET | {"weight_standardization": False}).state_dict().keys()
+
+
+def test_folded_weights_over_filters_are_weights_over_the_layer():
+    """So weights that were trained in one reading may begin a training in the other."""
+    network = LiteUNet(**SD_UNET).eval()
+    other = LiteUNet(**SD_UNET | {"weight_standardization": "layer"}).eval()
+    other.load_state_dict(fold_weight_standardization(network).state_dict())
+    x = torch.rand(1, 1, 32, 32)
+    # up to the eps that is added to the variances
+    torch.testing.assert_close(other(x), network(x), atol=0.03, rtol=0)
+
+
+def test_an_unknown_reading_is_refused():
+    with pytest.raises(ValueError, match="'filter' or 'layer'"):
+        LiteUNet(**SD_UNET | {"weight_standardization": "filters"})
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_group_norm_trains_as_torchs_own(memory_format):
+    x = torch.randn(2, 4, 6, 6).contiguous(memory_format=memory_format)
+    results = []
+    for norm in (GroupNorm(2, 4), nn.GroupNorm(2, 4)):
+        leaf = x.clone(memory_format=memory_format).requires_grad_()
+        y = norm(leaf * 2)
+        (y * torch.arange(6.0)).sum().backward()
+        results.append([y, leaf.grad, norm.weight.grad, norm.bias.grad])
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other)

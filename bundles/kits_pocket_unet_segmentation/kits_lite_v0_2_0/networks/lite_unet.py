@@ -32,7 +32,8 @@ class LiteUNet(nn.Module):
         channels: width of every encoder level, the bottleneck last; the decoder mirrors it.
         num_convs: convolutions per encoder level; every decoder block has two.
         separable: separable convolutions everywhere but in the first level.
-        weight_standardization: standardize the depthwise filters.
+        weight_standardization: standardize the depthwise filters, True or `"filter"` each over its own taps,
+            `"layer"` over the taps of the whole layer.
         norm: MONAI layer spec of the normalization that ends a block, `"batch"` or `("group", {"num_groups": 32})`.
         norm_bottleneck: whether the bottleneck ends in a normalization too.
         dropout: dropout probability after the two lowest encoder levels.
@@ -58,7 +59,7 @@ class LiteUNet(nn.Module):
         channels: Sequence[int] = (64, 128, 256, 512, 1024),
         num_convs: Sequence[int] = (2, 2, 2, 2, 2),
         separable: bool = False,
-        weight_standardization: bool = False,
+        weight_standardization: bool | str = False,
         norm: str | tuple | None = None,
         norm_bottleneck: bool = True,
         dropout: float = 0.0,

@@ -6,7 +6,7 @@ import torch
 from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 
-from .layers import StdConv2d
+from .layers import GroupNorm, StdConv2d
 
 
 class SeparableConv(nn.Sequential):
@@ -16,19 +16,24 @@ class SeparableConv(nn.Sequential):
         (B, in_channels, H, W) -- depthwise 3 x 3 -- pointwise 1 x 1 --> (B, out_channels, H, W)
 
     Args:
-        weight_standardization: standardize the depthwise filters, each over its nine taps.
+        weight_standardization: standardize the depthwise filters: True or `"filter"`, each over its nine taps;
+            `"layer"`, over all filters' taps together (see `standardize_weight`).
 
     Source: Chollet, "Xception", https://arxiv.org/abs/1610.02357.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, weight_standardization: bool = False) -> None:
-        conv = StdConv2d if weight_standardization else nn.Conv2d
+    def __init__(self, in_channels: int, out_channels: int, weight_standardization: bool | str = False) -> None:
         super().__init__()
-        self.depthwise = conv(in_channels, in_channels, kernel_size=3, padding=1, groups=in_channels, bias=False)
+        depthwise = {"kernel_size": 3, "padding": 1, "groups": in_channels, "bias": False}
+        if weight_standardization:
+            over = "filter" if weight_standardization is True else weight_standardization
+            self.depthwise: nn.Module = StdConv2d(in_channels, in_channels, standardize_over=over, **depthwise)
+        else:
+            self.depthwise = nn.Conv2d(in_channels, in_channels, **depthwise)
         self.pointwise = nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
 
-def get_conv(in_channels: int, out_channels: int, separable: bool, weight_standardization: bool) -> nn.Module:
+def get_conv(in_channels: int, out_channels: int, separable: bool, weight_standardization: bool | str) -> nn.Module:
     """A 3 x 3 convolution that keeps height and width: a standard one, or a separable one."""
     if separable:
         return SeparableConv(in_channels, out_channels, weight_standardization)
@@ -52,7 +57,7 @@ class ConvBlock(nn.Sequential):
         out_channels: int,
         num_convs: int = 2,
         separable: bool = False,
-        weight_standardization: bool = False,
+        weight_standardization: bool | str = False,
         norm: str | tuple | None = None,
         dropout: float = 0.0,
     ) -> None:
@@ -63,6 +68,8 @@ class ConvBlock(nn.Sequential):
             self.add_module(f"relu{i + 1}", nn.ReLU())
         if norm is not None:
             self.norm = get_norm_layer(norm, spatial_dims=2, channels=out_channels)
+            if isinstance(self.norm, nn.GroupNorm):
+                self.norm.__class__ = GroupNorm
         if dropout:
             self.dropout = nn.Dropout(dropout)
 
