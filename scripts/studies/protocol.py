@@ -74,7 +74,7 @@ def train(
         folders: KiTS folders: crops, whole slices, slices without kidney; see docs/protocol.md.
         output: folder of trainings, `<name>/<split>_<seed>/` for this one.
         split: `"hold_out"`, or `"inner"` to compare settings.
-        bfloat16: train under autocast to bfloat16, see `common.training.BFloat16Inferer`.
+        bfloat16: train under autocast to bfloat16, see `configs/bfloat16.json`.
         start: weights to begin with; by default the network's initialization.
 
     Returns:
@@ -164,13 +164,12 @@ def _run_stage(
         "val_interval": 5,
         "keep": "last",
         "seed": seed,
-        "bfloat16": bfloat16,
         **stage.settings,
     }
     if weights:
         settings["pretrained"] = weights.resolve()
     with (folder / "train.log").open("a") as log:
-        succeeded = run_configs(folder, stage.configs, settings, log)
+        succeeded = run_configs(folder, (*stage.configs, *(["bfloat16"] if bfloat16 else [])), settings, log)
     if not succeeded:
         raise InputError(f"{folder / 'train.log'}: stage {name} failed; its own message is at the end.")
     return made

@@ -9,6 +9,7 @@ name would swap code in one process.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -82,7 +83,7 @@ def render(variant: Variant) -> dict[str, bytes]:
             if "network_def" in config:
                 config["network_def"] |= variant.network
             config |= differing.get(name, {})
-            files[name] = (json.dumps(_stamp_targets(config), indent=4) + "\n").encode()
+            files[name] = write_config(_stamp_targets(config)).encode()
     values = {
         "name": variant.name,
         "package": PACKAGE,
@@ -99,6 +100,16 @@ def render(variant: Variant) -> dict[str, bytes]:
     files["docs/requirements.txt"] = render_requirements(metadata).encode()
     files["docs/README.md"] = Template(files["docs/README.md"].decode()).substitute(values).encode()
     return files
+
+
+def write_config(config: Mapping[str, Any]) -> str:
+    """JSON whose short lists of scalars stand on one line."""
+
+    def join(found: re.Match[str]) -> str:
+        line = "[" + re.sub(r",\s*\n\s*", ", ", found[1]) + "]"
+        return line if len(line) <= 80 else found[0]
+
+    return re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", join, json.dumps(config, indent=4)) + "\n"
 
 
 def render_metadata(variant: Variant) -> dict[str, Any]:

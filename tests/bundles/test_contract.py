@@ -23,6 +23,7 @@ from zoo.rendering import PACKAGE
 WORKFLOWS = {
     ("train",): "train",
     ("train", "prune"): "train",
+    ("train", "bfloat16"): "train",
     ("train", "evaluate"): "train",
     ("inference",): "infer",
     ("inference", "inference_onnx"): "infer",
