@@ -1,4 +1,4 @@
-"""Write anew README's table of networks, that of trainings in docs/protocol.md, docs/pareto.png and docs/curves.png."""
+"""Write README's table of networks, the scores of docs/whole_scans.md, the plots and the reference of commands anew."""
 
 from __future__ import annotations
 

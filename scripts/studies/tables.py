@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from common.compression.complexity import measure_complexity
+from common.files import replace_file
 from zoo.held_out import CLASSES
 from zoo.pages import format_markdown_table, read_table, replace_section, write_figure
 from zoo.records import RECORDS, REPOSITORY, read_record
@@ -44,6 +47,16 @@ def write_tables(root: Path) -> None:
     replace_section(root / "docs/whole_scans.md", "scores", format_scores(rows))
     write_pareto(root / "docs/pareto.png", rows)
     draw_curves(root / "docs/curves.png", list_trained(), RECORDS)
+    write_commands(root / "docs/reference/commands.md")
+
+
+def write_commands(path: Path) -> None:
+    """The reference of `kits-lite`, as typer writes it."""
+    command = [sys.executable, "-m", "typer", "common.app.cli", "utils", "docs", "--name", "kits-lite"]
+    written = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    title = "# Commands\n\nWritten by `python scripts/build_tables.py` from the commands themselves.\n"
+    with replace_file(path) as temporary:
+        temporary.write_text(title + written.partition("\n")[2], encoding="utf-8")
 
 
 def list_trained() -> list[str]:
