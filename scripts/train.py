@@ -16,7 +16,8 @@ EXAMPLE = "example: python scripts/train.py --network kits_pocket_unet_segmentat
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--network", required=True, choices=[row.name for row in (*VARIANTS, *BASELINES)])
+    names = [row.name for row in (*VARIANTS, *BASELINES)]
+    parser.add_argument("--network", required=True, nargs="+", choices=names, help="one after the other")
     parser.add_argument("--dataset-dir", type=Path, nargs="+", required=True, help="KiTS folders")
     parser.add_argument("--output", type=Path, required=True, help="folder of trainings; a repeated command goes on")
     parser.add_argument("--split", choices=(HOLD_OUT, INNER), default=HOLD_OUT, help="of docs/splits")
@@ -25,11 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bfloat16", action="store_true", help="autocast, faster on a CPU with AVX-512 BF16 or AMX")
     arguments = parser.parse_args(arguments)
     report_input_errors()
-    name, output = arguments.network, arguments.output
-    log = output / name / f"{arguments.split}_{arguments.seed}" / "train.log"
-    print(f"{name}: log in {log}", flush=True)
     options = {key: getattr(arguments, key) for key in ("split", "seed", "bfloat16", "start")}
-    train(name, arguments.dataset_dir, output, **options)
+    for name in arguments.network:
+        log = arguments.output / name / f"{arguments.split}_{arguments.seed}" / "train.log"
+        print(f"{name}: log in {log}", flush=True)
+        train(name, arguments.dataset_dir, arguments.output, **options)
     return 0
 
 
