@@ -11,6 +11,8 @@ from pathlib import Path
 
 from .errors import InputError
 
+PathLike = str | os.PathLike
+
 
 @contextmanager
 def replace_file(path: str | os.PathLike) -> Iterator[Path]:

@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from monai.config import PathLike
-from monai.utils import ensure_tuple
 
 from ..errors import InputError
-from ..files import check_apart, check_writable, replace_file
+from ..files import PathLike, check_apart, check_writable, replace_file
 from .dicom_series import list_series
+from .geometry import HU_WINDOW
 from .itk_images import DICOM_SUFFIXES
-from .preprocessing import HU_WINDOW
 from .volumes import (
     IMAGE_SUFFIXES,
     NIFTI_SUFFIXES,
@@ -169,7 +167,8 @@ def check_output(
     if "::" in str(output_dir):
         raise InputError(f"{output_dir}: expected a path without ::, found one{HASH_HINT}.")
     files = [case[key] for case in cases for key in ("image", "label") if key in case]
-    check_apart(Path(str(output_dir)), (Path(str(path)) for path in (*ensure_tuple(source), *files)))
+    sources = [source] if isinstance(source, (str, Path)) else source
+    check_apart(Path(str(output_dir)), (Path(str(path)) for path in (*sources, *files)))
     check_writable(Path(str(output_dir)))
 
 

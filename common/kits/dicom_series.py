@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from monai.config import PathLike
 
 from ..errors import InputError
+from ..files import PathLike
 
 PREAMBLE_BYTES = 128
 # what a file begins with that has no preamble: the first element, of group 2 or 8

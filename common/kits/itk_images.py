@@ -6,9 +6,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from monai.config import PathLike
 
 from ..errors import InputError
+from ..files import PathLike
 from .dicom_series import read_series
 
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")

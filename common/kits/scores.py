@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.config import PathLike
 from nibabel.affines import voxel_sizes
 
 from ..errors import InputError
-from ..files import replace_file
+from ..files import PathLike, replace_file
 from .cases import find_case_folders, name_case, read_case_folder
 from .metrics import KITS19, PooledDice, Protocol, pooled_dice, score_case, summarize, worst_cases
 from .volumes import NIFTI_SUFFIXES, check_same_grid, open_volume, read_label

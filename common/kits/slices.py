@@ -14,12 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
-from monai.config import PathLike
 from nibabel.orientations import io_orientation
 from torch.utils.data import Dataset
 
 from ..errors import InputError
-from ..files import replace_file
+from ..files import PathLike, replace_file
 from .cases import name_case, read_case
 from .preprocessing import (
     HU_WINDOW,

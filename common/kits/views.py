@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from monai.config import PathLike
 
 from ..errors import InputError
+from ..files import PathLike
 from .preprocessing import HU_WINDOW, SliceGrid
 from .slices import SliceCache, to_batch
 from .volumes import LABELS

@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.config import PathLike
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from ..bundle_folder import find_bundle, open_bundle
 from ..errors import InputError
-from ..files import hash_file, replace_file
+from ..files import PathLike, hash_file, replace_file
 from ..networks import fold_weight_standardization
 from ..networks.weights import check_weights
 from .packages import import_package

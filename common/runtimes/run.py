@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.config import PathLike
 from torch import nn
 
 from .. import __version__
 from ..errors import InputError
-from ..files import user_cache
+from ..files import PathLike, user_cache
 from ..networks import check_size, load_weights
 from .export import METADATA, export_network, read_metadata
 from .packages import has_bf16, import_package, open_core

@@ -15,8 +15,9 @@ from monai.transforms import Compose, Invertd, LoadImaged, Orientationd
 
 from common.errors import InputError
 from common.kits import masks
-from common.kits.masks import SaveMaskd, make_fingerprint, write_mask
+from common.kits.masks import make_fingerprint, write_mask
 from common.kits.readers import CTReader
+from common.kits.saving import SaveMaskd
 from common.kits.volumes import open_nifti
 
 AXES = ["IPL", "RAS", "LPS", "ASR"]
@@ -150,12 +151,11 @@ def test_a_write_that_fails_midway_leaves_what_was_there(image, tmp_path, monkey
     for name, content in before.items():
         (out / name).write_bytes(content)
 
-    def fail(image, filename):
-        with open(filename, "wb") as file:
-            file.write(b"half a file")
+    def fail(image, stream):
+        stream.write(b"half a file")
         raise error
 
-    monkeypatch.setattr(nib, "save", fail)
+    monkeypatch.setattr(nib.Nifti1Image, "to_stream", fail)
     with pytest.raises(type(error), match=str(error)):
         write_mask(out / "image.nii.gz", mask.numpy()[0], mask.meta)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before

@@ -18,8 +18,8 @@ from monai.transforms import Compose, Invertd, LoadImaged, Orientationd
 from common.kits import volumes
 from common.kits.cases import find_cases
 from common.kits.inferer import AxialInferer
-from common.kits.masks import SaveMaskd
 from common.kits.readers import CTReader
+from common.kits.saving import SaveMaskd
 
 SHAPE = (24, 24, 10)  # square slices, so that a transposed one would fit
 AXES = ["IPL", "RAS", "LPS", "ASR", "oblique"]
