@@ -30,7 +30,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 class ExportedNetwork:
     """
-    The logits (B, 3, H, W) of an exported network for an image (B, 1, H, W), computed on the CPU.
+    The logits (B, 3, H, W) of an exported network for an image (B, 1, H, W), computed on the CPU; or with D before H.
 
     Args:
         path: file that `export_network` wrote.
@@ -69,7 +69,7 @@ class ExportedNetwork:
 
     @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        check_size(image, self.metadata.get("size_divisor", 1))
+        check_size(image, self.metadata.get("size_divisors") or [self.metadata.get("size_divisor", 1)] * 2)
         return self.run(image.cpu().contiguous()).to(image.device)
 
 

@@ -139,11 +139,37 @@ BASELINES = (
     ),
 )
 
+# PocketNet: 16 channels everywhere, and the full networks that double from 16
+POCKET, DOUBLING = [16] * 5, [16, 32, 64, 128, 256]
+# its 3-D networks halve height and width alone
+IN_3D = {"spatial_dims": 3, "pool": [1, 2, 2]}
+
 # rows of the papers' tables that are no bundles
 ABLATIONS = {
     "U-Net (depthwise + BN)": {"separable": True, "norm": BATCH_NORM},
     "U-Net (depthwise + GN)": {"separable": True, "norm": GROUP_NORM},
     "U-Net (GN)": {"norm": GROUP_NORM},
     "SD-UNet with BN": {**VARIANTS[2].network, "norm": BATCH_NORM},
+    "SD-UNet (layer)": {**VARIANTS[2].network, "weight_standardization": "layer"},
+    "WP-UNet without pruning": VARIANTS[1].network,
+    "U-Net from 16": {"channels": DOUBLING},
+    "Pocket ResNet": {"channels": POCKET, "block": "residual"},
+    "ResNet from 16": {"channels": DOUBLING, "block": "residual"},
+    "Pocket ResNet (released)": {"channels": POCKET, "block": "concat"},
+    "Pocket DenseNet": {"channels": POCKET, "block": "dense"},
+    "DenseNet from 16": {"channels": DOUBLING, "block": "dense"},
+}
+# rows of PocketNet's 3-D tables; slices alone are trained on here
+ABLATIONS_3D = {
+    f"3-D {name}": {"channels": channels, "block": block, **IN_3D}
+    for name, channels, block in (
+        ("Pocket U-Net", POCKET, "conv"),
+        ("U-Net", DOUBLING, "conv"),
+        ("Pocket ResNet", POCKET, "residual"),
+        ("ResNet", DOUBLING, "residual"),
+        ("Pocket ResNet (released)", POCKET, "concat"),
+        ("Pocket DenseNet", POCKET, "dense"),
+        ("DenseNet", DOUBLING, "dense"),
+    )
 }
 TITLES = {row.name: row.title for row in (*VARIANTS, *BASELINES)}

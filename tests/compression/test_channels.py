@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
-from narrow_networks import ROWS, build
+from narrow_networks import ROWS, build, zero_removed_channels
 from torch import nn
 
 from common.compression.channels import IMPORTANCES, prune_channels
@@ -25,21 +23,6 @@ def get_batches() -> list[dict[str, torch.Tensor]]:
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return nn.functional.cross_entropy(logits, labels[:, 0])
-
-
-def zero_removed_channels(network: LiteUNet, pruned: LiteUNet) -> LiteUNet:
-    """The network with all weights of the channels zeroed that are not in the pruned one, found by their biases."""
-    zeroed = copy.deepcopy(network)
-    for name, module in zeroed.named_modules():
-        if not hasattr(module, "bias") or module.bias is None or name == "head":
-            continue
-        kept = torch.isin(module.bias, pruned.get_submodule(name).bias)
-        assert int(kept.sum()) == len(pruned.get_submodule(name).bias)
-        out_channels = 1 if isinstance(module, nn.ConvTranspose2d) else 0
-        with torch.no_grad():
-            module.weight.transpose(0, out_channels)[~kept] = 0
-            module.bias[~kept] = 0
-    return zeroed
 
 
 @pytest.mark.parametrize("title", ROWS)

@@ -56,6 +56,8 @@ def format_pocketnets() -> str:
         "released, 2-D U-Net, 1 output": [count_pocketnet(channels, 9) for channels in (POCKET, FULL)],
         "released, 2-D U-Net, 3 outputs": [count_pocketnet(channels, 9, outputs=3) for channels in (POCKET, FULL)],
         "released, 3-D U-Net": [count_pocketnet(channels, 27) for channels in (POCKET, FULL)],
+        "released, 3-D ResNet": [count_pocketnet(channels, 27, "ResNet, released") for channels in (POCKET, FULL)],
+        "with additions, 3-D ResNet": [count_pocketnet(channels, 27, "ResNet") for channels in (POCKET, FULL)],
         "released, 3-D DenseNet": [count_pocketnet(channels, 27, "DenseNet") for channels in (POCKET, FULL)],
         "Table 2, 2-D U-Net": [count_stem_network(channels[:4]) for channels in (POCKET, FULL)],
         "Table 2, 2-D DenseNet": [count_stem_network(channels[:4], "DenseNet") for channels in (POCKET, FULL)],

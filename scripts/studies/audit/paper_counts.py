@@ -85,6 +85,11 @@ def count_conv(inputs: int, outputs: int, taps: int) -> int:
 # PocketNet's blocks: parameters by input channels, channels and taps of a kernel
 BLOCKS: dict[str, Callable[[int, int, int], int]] = {
     "U-Net": lambda inputs, width, taps: count_conv(inputs, width, taps) + count_conv(width, width, taps),
+    # an addition has no parameters
+    "ResNet": lambda inputs, width, taps: BLOCKS["U-Net"](inputs, width, taps),
+    "ResNet, released": lambda inputs, width, taps: (
+        BLOCKS["U-Net"](inputs, width, taps) + count_conv(inputs + width, width, 1)
+    ),
     "DenseNet": lambda inputs, width, taps: (
         count_conv(inputs, width, taps)
         + count_conv(inputs + width, width, taps)
