@@ -233,7 +233,7 @@ def split_cases(
     names = sorted({case["case"] for case in cases})
     if len(names) < 2:
         raise InputError(f"dataset_dir: expected two or more cases to split, found {len(names)}.")
-    if not 0 < validation_fraction < 1:
+    if not isinstance(validation_fraction, (int, float)) or not 0 < validation_fraction < 1:
         raise InputError(f"validation_fraction: expected a number between 0 and 1, found {validation_fraction}.")
     held_out = min(max(1, round(len(names) * validation_fraction)), len(names) - 1)
     shuffled = [str(name) for name in np.random.default_rng(seed).permutation(names)]

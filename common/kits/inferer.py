@@ -40,8 +40,8 @@ class AxialInferer(Inferer):
         device: str | torch.device | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got batch_size={batch_size}.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size: expected a positive whole number, found {batch_size}.")
         self.grid = grid if isinstance(grid, SliceGrid) else SliceGrid(tuple(grid))
         self.batch_size = batch_size
         self.device = device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -46,6 +48,8 @@ def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # of ITK, or of its wrapping where a pixel is a vector
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{path}: expected an image that ITK can read, found none ({told[-1].strip()}).") from error
+    if not _says_where_left_is(path, dict(image)):
+        warnings.warn(f"{path}: expected a space of the patient, found none: left and right are a guess.", stacklevel=4)
     voxels = itk.array_from_image(image)
     if image.GetImageDimension() != 3 or voxels.ndim != 3:
         raise InputError(f"{path}: expected a 3-D image, found shape {voxels.shape[::-1]}.")
@@ -54,3 +58,12 @@ def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     affine[:3, :3] = LPS_TO_RAS @ direction * np.asarray(image.GetSpacing())
     affine[:3, 3] = LPS_TO_RAS @ np.asarray(image.GetOrigin())
     return voxels.transpose(), affine
+
+
+def _says_where_left_is(path: Path, properties: Mapping[str, object]) -> bool:
+    """Whether a file names a space of the patient; ITK takes any other, and none, for its own."""
+    if path.suffix.lower() in (".nrrd", ".nhdr"):
+        return "superior" in str(properties.get("NRRD_space"))
+    with path.open("rb") as file:
+        header = file.read(2**16).partition(b"ElementDataFile")[0]
+    return any(key in header for key in (b"TransformMatrix", b"Orientation", b"Rotation"))

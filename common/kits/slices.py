@@ -64,7 +64,7 @@ def prepare_slices(
         InputError: after all volumes were tried, with one line for each that `read_case` refuses; or when the disk is
             too small for the cache.
     """
-    cache_dir = Path(cache_dir)
+    cache_dir = Path(str(cache_dir))
     settings = [CACHE_FORMAT, repr(grid), *check_window(hu_window)]
     problems: list[str] = []
     files: list[Path] = []

@@ -62,7 +62,9 @@ class ViewDataset(SliceCache):
         batch_size: int = 8,
         seed: int = 0,
     ) -> None:
-        shares = dict(view_shares or {"foreground": 1})
+        shares = view_shares or {"foreground": 1}
+        if not isinstance(shares, Mapping):
+            raise InputError(f"view_shares: expected kinds of views and their shares, found {shares}.")
         if unknown := set(shares) - set(KINDS):
             raise InputError(f"view_shares: expected {', '.join(KINDS)}, found {', '.join(sorted(unknown))}.")
         self.kinds = [kind for kind in KINDS if shares.get(kind)]

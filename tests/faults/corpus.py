@@ -7,7 +7,7 @@ An input either has the mask of the clean CT, voxel by voxel in the patient, or 
 from __future__ import annotations
 
 import gzip
-import shutil
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,6 @@ from pathlib import Path
 import itk
 import nibabel as nib
 import numpy as np
-from dicom_files import write_enhanced, write_slice, write_stack
 from header_forms import FORMS, shear, write_forms
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
@@ -147,42 +146,6 @@ def itk_file(suffix: str, axes: str):
     return make
 
 
-def stack() -> tuple[np.ndarray, np.ndarray, dict]:
-    """HU (slices, rows, columns), positions and tags of the CT as DICOM has it: rows to posterior, columns to left."""
-    hu = CT[::-1, ::-1].transpose(2, 1, 0)
-    corner = AFFINE @ [CT.shape[0] - 1, CT.shape[1] - 1, 0, 1]
-    positions = np.array([-corner[0], -corner[1], corner[2]]) + np.outer(np.arange(len(hu)), [0, 0, SPACING_MM[2]])
-    return hu, positions, {"PixelSpacing": [SPACING_MM[1], SPACING_MM[0]], "SliceThickness": SPACING_MM[2]}
-
-
-def dicom(spoil: Callable[[Path], object] = lambda folder: None, names: list[int] | None = None, **tags: object):
-    """A series, spoilt once it is written."""
-
-    def make(folder: Path) -> Path:
-        hu, positions, own = stack()
-        write_stack(folder / "series", hu, positions, names, **own | tags)
-        spoil(folder / "series")
-        return folder / "series"
-
-    return make
-
-
-def slice_two(**changed: object) -> Callable[[Path], Path]:
-    def spoil(folder: Path) -> Path:
-        hu, positions, own = stack()
-        return write_slice(folder / "002.dcm", hu[2], positions[2], 3, **own | changed)
-
-    return spoil
-
-
-def enhanced(order: list[int], **tags: object):
-    def make(folder: Path) -> Path:
-        hu, positions, own = stack()
-        return write_enhanced(folder / "all.dcm", hu[order], positions[order], own["PixelSpacing"], **tags)
-
-    return make
-
-
 def members(packed: bytes) -> bytes:
     """The same bytes as a file of many gzip members, as bgzip and pigz write them."""
     plain = gzip.decompress(packed)
@@ -225,6 +188,15 @@ def list_corpus() -> Iterator[Hostile]:
     for name in (
         "SCAN.NII.GZ",
         "SCAN.NII",
+        "imaging.nii",
+        'it\'s a "scan".nii.gz',
+        "two\nlines.nii.gz",
+        "tab\tand  spaces .nii.gz",
+        "100%s {x} $(y) `z` \\.nii.gz",
+        "扫描.nii.gz",
+        os.fsdecode(b"latin-\xe4.nii.gz"),
+        "-b.nii.gz",
+        "x" * 240 + ".nii.gz",
         "scan.hdr",
         "a scan, of [1] ä.nii.gz",
         "#1.nii.gz",
@@ -235,6 +207,9 @@ def list_corpus() -> Iterator[Hostile]:
     for suffix in (".nrrd", ".mha", ".mhd"):
         for axes in ("LPS", "IPL", "ASR"):
             yield Hostile(f"{suffix} {axes}", "ITK's forms", itk_file(suffix, axes))
+    for name, (head, suffix) in SPACELESS.items():
+        guess = "left and right are a guess"
+        yield Hostile(name, "ITK's forms", spaceless(head, suffix), warning=guess, placed=None)
     for name, change in {
         "members": members, "stored": lambda b: gzip.compress(gzip.decompress(b), 0), "named": lambda b: gzip.compress(gzip.decompress(b), 9),
     }.items():  # fmt: skip
@@ -245,9 +220,35 @@ def list_corpus() -> Iterator[Hostile]:
             "shapes",
             nifti(lambda i, s=shape: nib.Nifti1Image(np.asarray(i.dataobj).reshape(i.shape + s), i.affine)),
         )
+    yield from list_good_nifti()
     yield from list_bad_nifti()
     yield from list_odd_values()
-    yield from list_dicom()
+
+
+def spaceless(header: str, suffix: str):
+    """Voxels under a header that says nothing of the patient."""
+
+    def make(folder: Path) -> Path:
+        path = folder / f"scan{suffix}"
+        path.write_bytes(header.encode() + store("LPS")[0].tobytes("F"))
+        return path
+
+    return make
+
+
+NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 48 40 6\nendian: little\nencoding: raw\n"
+META = "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nDimSize = 48 40 6\n"
+SPACELESS = {
+    "NRRD in no space": (NRRD + "spacings: 5 6 10\n\n", ".nrrd"),
+    "NRRD in a space of the scanner": (
+        NRRD + "space: scanner-xyz\nspace directions: (5,0,0) (0,6,0) (0,0,10)\nspace origin: (0,0,0)\n\n",
+        ".nrrd",
+    ),
+    "MetaImage in no space": (
+        META + "ElementSpacing = 5 6 10\nElementType = MET_SHORT\nElementDataFile = LOCAL\n",
+        ".mha",
+    ),
+}
 
 
 def named(name: str):
@@ -260,6 +261,45 @@ def named(name: str):
         return source.rename(folder / name)
 
     return make
+
+
+def list_good_nifti() -> Iterator[Hostile]:
+    """Headers and files that look odd, and say clearly enough what is meant."""
+    for name, fields in {
+        "a slope of 0": {"scl_slope": 0, "scl_inter": 7}, "a slope of NaN": {"scl_slope": np.nan, "scl_inter": np.nan}, "an infinite slope": {"scl_slope": np.inf},
+        "no units": {"xyzt_units": 0}, "units of time alone": {"xyzt_units": 8}, "no spacings": {"pixdim": [1, 0, 0, 0, 0, 0, 0, 0]}, "spacings of NaN": {"pixdim": [1] + [np.nan] * 7},
+        "negative spacings": {"pixdim": [-1, -5, -6, -10, 0, 0, 0, 0]}, "a negative code beside an sform": {"qform_code": -3}, "an intent": {"intent_code": 1002},
+        "a slice order": {"slice_code": 3, "dim_info": 57, "slice_duration": 2}, "a display range": {"cal_min": 50, "cal_max": 60}, "text": {"descrip": b"\xff" * 80, "aux_file": b"<b>"},
+    }.items():  # fmt: skip
+        yield Hostile(f"header with {name}", "headers", header(**fields))
+    guess = "left and right are a guess"  # nibabel takes a code that it does not know for 0
+    yield Hostile("header with a code of 99", "headers", header(sform_code=99), warning=guess, placed=None)
+    yield Hostile("an extension", "headers", nifti(extend))
+    yield Hostile(
+        "sheared by 3e-4",
+        "headers",
+        nifti(lambda i: nib.Nifti1Image(np.asarray(i.dataobj), shear(i.affine, 3e-4))),
+        placed=shear(store("LPS")[1], 3e-4) @ np.linalg.inv(store("LPS")[1]),
+    )
+    for name, change in {
+        "zeros": lambda b: b + bytes(512),
+        "another member": lambda b: b + gzip.compress(b"more"),
+    }.items():
+        yield Hostile(f"{name} behind the end", "files and names", content(change))
+    yield Hostile("bytes behind the end", "files and names", content(lambda b: b + b"more", "scan.nii"))
+    yield Hostile("a link to the image", "files and names", linked)
+
+
+def extend(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"by somebody" * 20))
+    return image
+
+
+def linked(folder: Path) -> Path:
+    source = nifti(name="scan.nii.gz")(folder)
+    source.rename(folder / "0a1b2c")
+    source.symlink_to("0a1b2c")
+    return source
 
 
 def text(words: str, name: str = "scan.nii.gz"):
@@ -303,6 +343,29 @@ def list_bad_nifti() -> Iterator[Hostile]:
         yield Hostile(name, "no image", text(words), "cannot open|expected")
     yield Hostile("a text called nrrd", "no image", text("NRRD", "scan.nrrd"), "ITK can read")
     yield Hostile("a text called mha", "no image", text("ObjectType = Image", "scan.mha"), "ITK can read")
+    yield Hostile(
+        "a link to itself", "no image", lambda f: (f / "scan.nii.gz").symlink_to("scan.nii.gz") or f, "found none"
+    )
+    yield Hostile("a pipe", "no image", lambda f: os.mkfifo(f / "scan.nii.gz") or f, "found none")
+    yield Hostile(
+        "a plain file called .nii.gz",
+        "no image",
+        lambda f: nifti(name="a.nii")(f).rename(f / "scan.nii.gz"),
+        "cannot open|damaged",
+    )
+    yield Hostile(
+        "gzip called .nii",
+        "no image",
+        lambda f: nifti(name="a.nii.gz")(f).rename(f / "scan.nii"),
+        "cannot open|damaged",
+    )
+    yield Hostile("text behind the end", "damage", content(lambda b: b + b"more"), "damaged")
+    yield Hostile("gzip twice", "damage", content(gzip.compress), "cannot open")
+    yield Hostile("a header without its voxels", "no image", lambda f: pair(f, "img"), "scan.img")
+    yield Hostile("voxels without their header", "no image", lambda f: pair(f, "hdr"), "scan.img")
+    yield Hostile("an .mhd without its voxels", "no image", lonely, "ITK can read")
+    yield Hostile("a vector", "no image", vector, "3-D image|ITK can read|real numbers")
+    yield Hostile("an inter of NaN", "headers", header(scl_slope=2, scl_inter=np.nan), "scan.nii")
     yield Hostile("a link to nothing", "no image", link, "found none")
     yield Hostile("a folder called like a file", "no image", folder_named, "scan.nii.gz")
     yield Hostile("Analyze", "no image", analyze, "no orientation")
@@ -339,6 +402,26 @@ def list_bad_nifti() -> Iterator[Hostile]:
     )
 
 
+def pair(folder: Path, missing: str) -> Path:
+    path = named("scan.hdr")(folder)
+    path.with_suffix(f".{missing}").unlink()
+    return path if missing == "img" else path.with_suffix(".img")
+
+
+def lonely(folder: Path) -> Path:
+    path = itk_file(".mhd", "LPS")(folder)
+    for file in folder.iterdir():
+        if file != path:
+            file.unlink()
+    return path
+
+
+def vector(folder: Path) -> Path:
+    voxels = itk.image_from_array(np.zeros((6, 40, 48, 3), np.int16), is_vector=True)
+    itk.imwrite(voxels, str(folder / "scan.nrrd"))
+    return folder / "scan.nrrd"
+
+
 def colours(folder: Path) -> Path:
     rgb = np.zeros(CT.shape, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
     nib.save(nib.Nifti1Image(rgb, AFFINE), folder / "scan.nii.gz")
@@ -359,33 +442,3 @@ def list_odd_values() -> Iterator[Hostile]:
         yield Hostile(
             name, "values", values(lambda v, c=change: c(v).astype(np.float32)), warning=words, differs=True, bad=True
         )
-
-
-def list_dicom() -> Iterator[Hostile]:
-    for name, options in {
-        "in order": {}, "named from the end": {"names": [5, 4, 3, 2, 1, 0]}, "named anyhow": {"names": [3, 0, 5, 1, 4, 2]},
-        "with a step": {"SpacingBetweenSlices": 10}, "with a negative step": {"SpacingBetweenSlices": -10}, "with a wrong step": {"SpacingBetweenSlices": 3},
-        "without a frame of reference": {"FrameOfReferenceUID": None}, "beside .DS_Store": {"spoil": lambda f: (f / ".DS_Store").write_bytes(b"Bud1")},
-        "beside notes": {"spoil": lambda f: (f / "notes.txt").write_text("DICM")}, "beside a damaged file": {"spoil": lambda f: (f / "x.dcm").write_bytes(bytes(128) + b"DICM\xff\xff")},
-    }.items():  # fmt: skip
-        yield Hostile(f"a series {name}", "DICOM", dicom(**options))
-    for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [2, 0, 1, 5, 3, 4]):
-        yield Hostile(f"enhanced {order}", "DICOM", enhanced(order))
-    tilt = {"ImageOrientationPatient": [1, 0, 0, 0, 0.965926, -0.258819]}
-    for name, make, words in (
-        ("a tilted gantry", dicom(**tilt), "tilted gantry"), ("no positions", dicom(ImagePositionPatient=None), "no ImagePositionPatient"),
-        ("no orientations", dicom(ImageOrientationPatient=None), "no ImageOrientationPatient"), ("no spacing", dicom(PixelSpacing=None), "no PixelSpacing"),
-        ("MONOCHROME1", dicom(PhotometricInterpretation="MONOCHROME1"), "MONOCHROME1"), ("a gap", dicom(lambda f: (f / "003.dcm").unlink()), "apart"),
-        ("a copy", dicom(lambda f: shutil.copy(f / "001.dcm", f / "copy.dcm")), "several slices at one position"),
-        ("two phases", dicom(lambda f: [shutil.copy(file, f / f"1{file.name}") for file in sorted(f.iterdir())]), "several slices at one position"),
-        ("a localizer", dicom(slice_two(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])), "localizer"),
-        ("two orientations", dicom(slice_two(ImageOrientationPatient=[0, 1, 0, 0, 0, -1])), "one orientation"),
-        ("two frames of reference", dicom(slice_two(FrameOfReferenceUID="1.2.10")), "FrameOfReferenceUID"),
-        ("two spacings", dicom(slice_two(PixelSpacing=[1, 1])), "one PixelSpacing"), ("a displaced slice", dicom(slice_two(ImagePositionPatient=[0, 0, 0])), "apart|position"),
-        ("two series", dicom(slice_two(SeriesInstanceUID="1.2.30")), "choose with --series"), ("no pixels", dicom(slice_two(PixelData=None)), "ITK can decode"),
-        ("a gap in an enhanced object", enhanced([0, 1, 3, 4, 5]), "apart"), ("frames at one place", enhanced([0, 1, 1, 2, 3, 4]), "several slices"),
-    ):  # fmt: skip
-        yield Hostile(f"DICOM: {name}", "DICOM", make, words)
-
-
-CORPUS = list(list_corpus())

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from bundle_runs import BUNDLES, POCKET
-from corpus import AFFINE, CORPUS, CT, Hostile
+from corpus import AFFINE, CT, Hostile, list_corpus
+from dicom_corpus import list_dicom
 from monai.bundle import ConfigWorkflow
 from nibabel.affines import apply_affine
 
@@ -24,7 +25,7 @@ from common.kits.cases import find_cases
 from common.networks import LiteUNet
 from common.networks.weights import save_weights
 
-SIZE = (32, 32)
+CORPUS = [*list_corpus(), *list_dicom()]
 
 
 @pytest.fixture(scope="session")
@@ -189,7 +190,11 @@ def test_all_files_of_the_corpus_in_one_folder_are_done_each_as_alone(bundle, ru
     for number, hostile in enumerate(CORPUS):
         (tmp_path / str(number)).mkdir()
         path = hostile.make(tmp_path / str(number))
-        if path.is_file() and path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha")):
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha"))
+        ):
             suffix = re.search(r"(\.nii)?\.\w+$", path.name, re.IGNORECASE)[0]
             path.rename(inputs / f"{number:03d}{suffix}")
             good, bad = good + (hostile.words is None), bad + (hostile.words is not None)

@@ -10,7 +10,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from corpus import AFFINE, CT, stack, store
+from corpus import AFFINE, CT, store
+from dicom_corpus import stack
 from dicom_files import write_stack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

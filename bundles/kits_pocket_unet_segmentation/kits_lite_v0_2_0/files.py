@@ -11,6 +11,10 @@ from pathlib import Path
 
 from .errors import InputError
 
+PathLike = str | os.PathLike
+# of text files with names of files in them, which need not be UTF-8
+NAMES = {"encoding": "utf-8", "errors": "surrogateescape"}
+
 
 @contextmanager
 def replace_file(path: str | os.PathLike) -> Iterator[Path]:
@@ -21,7 +25,8 @@ def replace_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # of a long name its end, for a file system takes 255 bytes
+    temporary = path.with_name(f".{os.getpid()}.{path.name[-60:]}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from ignite.engine import Events
+from monai.config import PathLike
 from monai.engines import Evaluator, Trainer
 from monai.inferers import SimpleInferer
 from monai.utils import set_determinism
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from .errors import InputError
 from .files import replace_file
+from .kits.cases import check_output, find_cases
 from .kits.preprocessing import choose_classes
 from .kits.slices import to_batch
 from .kits.views import ViewDataset
@@ -29,6 +31,39 @@ from .networks import fold_batch_norm
 from .networks.weights import save_weights
 
 logger = logging.getLogger(__name__)
+
+
+def check_settings(
+    dataset_dir: PathLike | Sequence[PathLike],
+    folders: Sequence[PathLike],
+    learning_rate: float,
+    num_workers: int,
+    views_per_epoch: int | None = None,
+    **counts: int,
+) -> None:
+    """
+    Refuse wrong settings of a training before anything is read or written.
+
+    Args:
+        dataset_dir: see `find_cases`.
+        folders: what the run writes to.
+        counts: further settings that are whole numbers from 1 on, by name.
+
+    Raises:
+        InputError: naming the setting, or the folder, see `check_output`.
+    """
+    if views_per_epoch is not None:
+        counts["views_per_epoch"] = views_per_epoch
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise InputError(f"{name}: expected a positive whole number, found {count}.")
+    if not isinstance(num_workers, int) or num_workers < 0:
+        raise InputError(f"num_workers: expected 0 or a positive whole number, found {num_workers}.")
+    if not isinstance(learning_rate, (int, float)) or not 0 < learning_rate < float("inf"):
+        raise InputError(f"learning_rate: expected a positive number, found {learning_rate}.")
+    cases = find_cases(dataset_dir)
+    for folder in folders:
+        check_output(folder, dataset_dir, cases)
 
 
 class BFloat16Inferer(SimpleInferer):
@@ -194,7 +229,8 @@ class RunKeeper:
     ) -> None:
         if keep not in ("best", "last"):
             raise InputError(f"keep must be 'best' or 'last', got keep={keep!r}.")
-        self.weights_path, self.checkpoint_path = Path(ckpt_dir) / "model.pt", Path(ckpt_dir) / "checkpoint.pt"
+        folder = Path(str(ckpt_dir))
+        self.weights_path, self.checkpoint_path = folder / "model.pt", folder / "checkpoint.pt"
         self.parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "views": dataset}
         self.validator = validator
         self.dataset = dataset

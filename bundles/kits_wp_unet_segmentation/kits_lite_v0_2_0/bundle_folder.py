@@ -13,11 +13,11 @@ from types import ModuleType
 
 import torch
 from monai.bundle import ConfigParser
-from monai.config import PathLike
 from torch import nn
 
 from . import __version__
 from .errors import InputError
+from .files import PathLike
 
 # the name that the copy of this package has in a bundle: bundles of two versions must not share one
 PACKAGE = f"kits_lite_v{__version__.replace('.', '_')}"

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from monai.config import PathLike
 
 from ..bundle_folder import build_on_meta, open_bundle, read_slice_size
 from ..errors import InputError, describe_failure
-from ..files import hash_file
+from ..files import PathLike, hash_file
 from ..kits.cases import check_output, find_cases
 from ..partitioning.algorithms import partition
 from ..partitioning.distributed import DistributedNetwork, PipelinedNetwork, SharedNetwork

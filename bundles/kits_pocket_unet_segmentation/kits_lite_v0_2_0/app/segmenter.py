@@ -17,7 +17,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.config import PathLike
 from monai.transforms import Invertd
 from monai.utils import ImageMetaKey
 from nibabel.filebasedimages import ImageFileError
@@ -27,7 +26,7 @@ from torch import nn
 from ..bundle_folder import build_on_meta, find_bundle, open_bundle
 from ..compression.complexity import count_parameters
 from ..errors import InputError
-from ..files import hash_file
+from ..files import PathLike, hash_file
 from ..kits.masks import make_fingerprint, write_mask
 from ..kits.metrics import measure_case, score_case
 from ..kits.preprocessing import HU_WINDOW, orient_to_ras, spacing_in_ras

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import prune
 
 from ..errors import InputError
@@ -50,14 +51,12 @@ class SigmaThreshold(prune.BasePruningMethod):
         return default_mask * ~below
 
 
-def find_prunable(network: nn.Module) -> dict[str, nn.Conv2d | nn.ConvTranspose2d]:
+def find_prunable(network: nn.Module) -> dict[str, _ConvNd]:
     """The convolutions whose kernels are pruned, by name; see the module's docstring."""
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
-        and not isinstance(module, StdConv2d)
-        and name.rpartition(".")[2] != "head"
+        if isinstance(module, _ConvNd) and not isinstance(module, StdConv2d) and name.rpartition(".")[2] != "head"
     }
 
 

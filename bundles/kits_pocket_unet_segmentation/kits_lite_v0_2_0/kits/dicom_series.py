@@ -14,14 +14,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
-from monai.config import PathLike
 
 from ..errors import InputError
+from ..files import PathLike
 
 PREAMBLE_BYTES = 128
 # what a file begins with that has no preamble: the first element, of group 2 or 8
@@ -47,7 +48,7 @@ ROUNDED_MM = 0.1  # the coarsest rounding of positions that is taken for one
 
 @dataclass(frozen=True)
 class Plane:
-    """One slice: its file, and in millimetres to left, posterior and superior where it lies."""
+    """One slice: its file, and where it lies, in millimetres to left, posterior and superior, rounded to some."""
 
     file: Path
     position: np.ndarray
@@ -55,7 +56,7 @@ class Plane:
     along_column: np.ndarray
     spacing: np.ndarray
     rescale: tuple[float, ...]
-    decimals: int
+    rounding: np.ndarray
 
 
 def list_series(folder: PathLike) -> dict[str, list[Path]]:
@@ -147,10 +148,10 @@ def _fit_line(path: Path, planes: Sequence[Plane], normal: np.ndarray) -> tuple[
     numbers = np.arange(len(planes))
     step, origin = np.polyfit(numbers, positions, 1)
     across = step @ normal
-    rounded = max(10.0 ** -max(plane.decimals for plane in planes), 1e-6)
-    tolerance = 0.01 + 0.01 * across + min(rounded, ROUNDED_MM) / 2
-    off = np.linalg.norm(positions - origin - np.outer(numbers, step), axis=1)
-    if off.max() > tolerance:
+    rounding = np.min([plane.rounding for plane in planes], axis=0)
+    tolerance = 0.01 + 0.01 * across + rounding.clip(max=ROUNDED_MM) / 2
+    off = np.abs(positions - origin - np.outer(numbers, step))
+    if (off > tolerance).any():
         usual = np.median(gaps)
         odd = int(np.abs(gaps - usual).argmax())
         expected = f"slices {usual:g} mm apart in a straight row"
@@ -175,7 +176,8 @@ Header = tuple[Path, pydicom.Dataset]
 def _read_folder(folder: Path) -> dict[str, list[Header]]:
     found: dict[str, list[Header]] = {}
     for file in sorted(folder.iterdir()):
-        header = None if file.name.startswith(".") else _read_header(file)
+        # a pipe would be waited for
+        header = None if file.name.startswith(".") or not file.is_file() else _read_header(file)
         if header is not None and "Rows" in header:  # a report or a plan has none
             found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
     return found
@@ -247,8 +249,9 @@ def _read_planes(file: Path, header: pydicom.Dataset) -> list[Plane]:
             float(values[name] if values[name] is not None else default)
             for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
         )
-        decimals = max(len(str(value).partition(".")[2]) for value in values["ImagePositionPatient"])
-        planes.append(Plane(file, position, rows, columns, spacing, rescale, decimals))
+        # of the numbers, not of their digits: -62.500000 was rounded to a tenth, too
+        rounding = np.array([10.0 ** Decimal(repr(mm)).normalize().as_tuple().exponent for mm in position.tolist()])
+        planes.append(Plane(file, position, rows, columns, spacing, rescale, rounding))
     return planes
 
 
@@ -298,6 +301,16 @@ def _decode(files: Sequence[Path], planes: Sequence[Plane], shape: tuple[int, in
         return itk.array_from_image(image).reshape(shape)
     except Exception as error:
         told = str(error).strip().splitlines() or [type(error).__name__]
+        bad = next((file for file in files if not _can_decode(file)), files[0])
         raise InputError(
-            f"{files[0]}: expected CT slices that ITK can decode, found others ({told[-1].strip()})."
+            f"{bad}: expected a CT slice that ITK can decode, found another ({told[-1].strip()})."
         ) from error
+
+
+def _can_decode(file: Path) -> bool:
+    import itk
+
+    try:
+        return itk.imread(str(file)) is not None
+    except Exception:
+        return False

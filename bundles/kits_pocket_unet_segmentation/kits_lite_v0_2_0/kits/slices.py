@@ -14,12 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
-from monai.config import PathLike
 from nibabel.orientations import io_orientation
 from torch.utils.data import Dataset
 
 from ..errors import InputError
-from ..files import replace_file
+from ..files import PathLike, replace_file
 from .cases import name_case, read_case
 from .preprocessing import (
     HU_WINDOW,
@@ -65,7 +64,7 @@ def prepare_slices(
         InputError: after all volumes were tried, with one line for each that `read_case` refuses; or when the disk is
             too small for the cache.
     """
-    cache_dir = Path(cache_dir)
+    cache_dir = Path(str(cache_dir))
     settings = [CACHE_FORMAT, repr(grid), *check_window(hu_window)]
     problems: list[str] = []
     files: list[Path] = []

@@ -62,7 +62,8 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.jit.is_scripting() or not (self.training and x.requires_grad and x.device.type == "cpu"):
+        is_slow = self.training and x.requires_grad and x.device.type == "cpu" and x.dim() == 4
+        if torch.jit.is_scripting() or not is_slow:
             return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
         # the layers before it go on in channels_last
         x.register_hook(_channels_last)

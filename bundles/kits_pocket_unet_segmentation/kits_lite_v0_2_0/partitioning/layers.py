@@ -5,7 +5,8 @@ The layers of a `LiteUNet` in the order in which they run, as UNet-PWP lists the
 
 ReLU, normalization and dropout belong to the layer before them, a depthwise convolution and its pointwise one are one
 layer, and so is all that doubles height and width: nothing is cut between these. SD-UNet's further convolutions are
-refine1_1, refine1_2 and refine2_1.
+refine1_1, refine1_2 and refine2_1. What a residual block adds belongs to the convolution before, what a
+dense one concatenates to the one that reads it, and its 1 x 1 convolution is conv1_3, ..., conv9_3.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..compression.complexity import count_parameters
@@ -47,7 +49,7 @@ class _Tracer(fx.Tracer):
     """Records the convolutions, poolings, ... of a network, and not what they are made of."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, _ConvNd | nn.GroupNorm) or super().is_leaf_module(m, module_qualified_name)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         # the only branch on a tensor in LiteUNet is its check of height and width, which raises when true
@@ -67,7 +69,9 @@ def trace_layers(network: nn.Module) -> fx.Graph:
     levels = len(network.encoder)
     layer, pools, ups = "input", 0, levels
     for node in graph.nodes:
-        place = node.target if node.op == "call_module" else ""
+        is_cat = node.target is torch.cat and layer == f"up{ups}"
+        read_by = next(iter(node.users)) if node.target is torch.cat and not is_cat else node
+        place = read_by.target if read_by.op == "call_module" else ""
         if place == "pool":
             pools += 1
             layer = f"pool{pools}"
@@ -76,7 +80,7 @@ def trace_layers(network: nn.Module) -> fx.Graph:
         elif match := re.match(r"decoder\.(\d+)\.up", place):
             ups = levels + 1 + int(match[1])
             layer = f"up{ups}"
-        elif node.target is torch.cat:
+        elif is_cat:
             layer = f"concat{ups}"
         elif match := re.match(r"decoder\.\d+\.block\.conv(\d+)", place):
             layer = f"conv{ups}_{match[1]}"
@@ -102,7 +106,7 @@ def measure_layers(network: nn.Module, input_shape: Sequence[int] = (1, 1, 256, 
     The layers of a `LiteUNet` and their costs, counted on the meta device: nothing is computed.
 
     Args:
-        input_shape: (B, in_channels, H, W).
+        input_shape: (B, in_channels, H, W), or (B, in_channels, D, H, W).
 
     Raises:
         ValueError: when the network does not take that height and width.

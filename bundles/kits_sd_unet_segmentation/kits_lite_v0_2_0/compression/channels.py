@@ -16,6 +16,8 @@ from itertools import islice
 import torch
 import torch_pruning as tp
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from ..errors import InputError
 from ..networks import LiteUNet
@@ -88,13 +90,19 @@ def prune_channels(
             raise InputError("importance 'taylor' needs batches and a loss function to take gradients of, got none.")
         _add_gradients(wide, batches, loss_function)
     size = 2 * wide.size_divisor
-    example = torch.zeros(1, wide.arguments["in_channels"], size, size)
+    example = torch.zeros(1, wide.arguments["in_channels"], *[size] * wide.spatial_dims)
     with torch.enable_grad():
-        graph = tp.DependencyGraph().build_dependency(wide, example_inputs=example)
+        # a concatenation counts the channels of layers alone: one makes those of the image known
+        image = type(wide.head)(example.shape[1], example.shape[1], kernel_size=1)
+        graph = tp.DependencyGraph().build_dependency(nn.Sequential(image, wide), example_inputs=example)
     # all channels are ranked before the first is removed
-    removed = {
-        conv: _find_least_important(graph, conv, width, importance) for conv, width in _iterate_convs(wide, channels)
-    }
+    removed: dict[nn.Module, list[int]] = {}
+    tied: set[nn.Module] = set()
+    for conv, width in _iterate_convs(wide, channels):
+        if conv not in tied:  # to one whose channels it is added to, and loses the same
+            group = graph.get_pruning_group(conv, tp.prune_conv_out_channels, idxs=list(range(conv.out_channels)))
+            removed[conv] = _find_least_important(group, conv.out_channels - width, importance)
+            tied |= {step.target.module for step, _ in group if graph.is_out_channel_pruning_fn(step.handler)}
     for conv, indices in removed.items():
         graph.get_pruning_group(conv, tp.prune_conv_out_channels, idxs=indices).prune()
     pruned = LiteUNet(**network.arguments | {"channels": list(channels)})
@@ -131,7 +139,7 @@ def _read_channels(path: str | os.PathLike, levels: int) -> tuple[int, ...] | No
     for level in range(levels):
         conv = f"encoder.{level}.conv1"
         kernel = weights.get(f"{conv}.weight", weights.get(f"{conv}.pointwise.weight"))
-        if not isinstance(kernel, torch.Tensor) or kernel.dim() != 4:
+        if not isinstance(kernel, torch.Tensor) or kernel.dim() not in (4, 5):
             return None
         channels.append(len(kernel))
     return tuple(channels)
@@ -158,24 +166,23 @@ def _iterate_convs(network: LiteUNet, channels: Sequence[int]) -> Iterable[tuple
     levels = [*zip(network.encoder, channels), *zip(network.decoder, reversed(channels[:-1]))]
     for block, width in [*levels, (network.refine, channels[0])]:
         for module in block.modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.groups == 1:
+            if isinstance(module, _ConvNd) and module.groups == 1:
                 yield module, width
 
 
-def _find_least_important(graph: tp.DependencyGraph, conv: nn.Module, width: int, importance: str) -> list[int]:
-    group = graph.get_pruning_group(conv, tp.prune_conv_out_channels, idxs=list(range(conv.out_channels)))
+def _find_least_important(group: tp.dependency.Group, number: int, importance: str) -> list[int]:
     modules = [dependency.target.module for dependency, _ in group]
     if importance == "taylor":
         measure: tp.importance.Importance = tp.importance.GroupTaylorImportance()
-    elif importance == "batchnorm" and any(isinstance(module, nn.BatchNorm2d) for module in modules):
+    elif importance == "batchnorm" and any(isinstance(module, _BatchNorm) for module in modules):
         measure = tp.importance.BNScaleImportance()
     else:
         measure = tp.importance.GroupMagnitudeImportance(p=1)
     scores = measure(group)
     # a GroupNorm keeps its groups: each loses as many channels
     groups = next((module.num_groups for module in modules if isinstance(module, nn.GroupNorm)), 1)
-    ranked = scores.view(groups, -1).argsort(dim=1)[:, : (conv.out_channels - width) // groups]
-    offsets = torch.arange(groups).unsqueeze(1) * (conv.out_channels // groups)
+    ranked = scores.view(groups, -1).argsort(dim=1)[:, : number // groups]
+    offsets = torch.arange(groups).unsqueeze(1) * (len(scores) // groups)
     return sorted((ranked + offsets).flatten().tolist())
 
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.config import PathLike
 from torch import nn
 
 from ..bundle_folder import find_bundle, open_bundle
 from ..errors import InputError
+from ..files import PathLike
 from ..kits.cases import find_cases
 from .export import (
     METADATA,

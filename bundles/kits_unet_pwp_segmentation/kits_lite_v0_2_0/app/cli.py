@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         InputError: when something that the user gave is wrong; uncaught, it is one line and exit code 1.
     """
     report_input_errors()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file may be anything
     try:
         # not app(): it puts an excepthook of its own in place
         typer.main.get_command(app).main(arguments and list(arguments))

@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from monai.config import PathLike
-from monai.utils import ensure_tuple
 
 from ..errors import InputError
-from ..files import check_apart, check_writable, replace_file
+from ..files import PathLike, check_apart, check_writable, replace_file
 from .dicom_series import list_series
+from .geometry import HU_WINDOW
 from .itk_images import DICOM_SUFFIXES
-from .preprocessing import HU_WINDOW
 from .volumes import (
     IMAGE_SUFFIXES,
     NIFTI_SUFFIXES,
@@ -169,7 +167,8 @@ def check_output(
     if "::" in str(output_dir):
         raise InputError(f"{output_dir}: expected a path without ::, found one{HASH_HINT}.")
     files = [case[key] for case in cases for key in ("image", "label") if key in case]
-    check_apart(Path(str(output_dir)), (Path(str(path)) for path in (*ensure_tuple(source), *files)))
+    sources = [source] if isinstance(source, (str, Path)) else source
+    check_apart(Path(str(output_dir)), (Path(str(path)) for path in (*sources, *files)))
     check_writable(Path(str(output_dir)))
 
 
@@ -234,7 +233,7 @@ def split_cases(
     names = sorted({case["case"] for case in cases})
     if len(names) < 2:
         raise InputError(f"dataset_dir: expected two or more cases to split, found {len(names)}.")
-    if not 0 < validation_fraction < 1:
+    if not isinstance(validation_fraction, (int, float)) or not 0 < validation_fraction < 1:
         raise InputError(f"validation_fraction: expected a number between 0 and 1, found {validation_fraction}.")
     held_out = min(max(1, round(len(names) * validation_fraction)), len(names) - 1)
     shuffled = [str(name) for name in np.random.default_rng(seed).permutation(names)]

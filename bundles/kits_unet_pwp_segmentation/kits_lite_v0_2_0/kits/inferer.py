@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from ..errors import InputError
+from .axial import segment_volume
 from .preprocessing import SliceGrid, choose_classes, scale_intensity, spacing_in_ras
 
 AXIAL_AXIS = 4
@@ -38,8 +40,8 @@ class AxialInferer(Inferer):
         device: str | torch.device | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got batch_size={batch_size}.")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size: expected a positive whole number, found {batch_size}.")
         self.grid = grid if isinstance(grid, SliceGrid) else SliceGrid(tuple(grid))
         self.batch_size = batch_size
         self.device = device
@@ -62,6 +64,30 @@ class AxialInferer(Inferer):
             raise ValueError(f"inputs must have shape (1, 1, X, Y, Z), got {tuple(inputs.shape)}.")
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         spacing_mm = self._find_spacing(inputs)
+        if volume.device.type == "cpu" and self.device in (None, "cpu", torch.device("cpu")):
+            labels = self._segment_on_cpu(volume, spacing_mm, network, *args, **kwargs)
+        else:
+            labels = self._segment_on_device(volume, spacing_mm, network, *args, **kwargs)
+        if isinstance(inputs, MetaTensor):
+            return MetaTensor(labels).copy_meta_from(inputs)
+        return labels
+
+    def _segment_on_cpu(
+        self, volume: torch.Tensor, spacing_mm: Sequence[float], network: Callable, *args: object, **kwargs: object
+    ) -> torch.Tensor:
+        def forward(slices: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                return network(torch.from_numpy(slices), *args, **kwargs).float().numpy()
+
+        forward, workers = getattr(network, "compute", forward), getattr(network, "workers", 1)
+        array = volume[0, 0].numpy()
+        return torch.from_numpy(segment_volume(array, forward, self.grid, spacing_mm, self.batch_size, workers))[
+            None, None
+        ]
+
+    def _segment_on_device(
+        self, volume: torch.Tensor, spacing_mm: Sequence[float], network: Callable, *args: object, **kwargs: object
+    ) -> torch.Tensor:
         labels = torch.empty_like(volume, dtype=torch.uint8)
         for start in range(0, volume.shape[AXIAL_AXIS], self.batch_size):
             stop = start + self.batch_size
@@ -71,8 +97,6 @@ class AxialInferer(Inferer):
                 logits = network(slices, *args, **kwargs).float()
             logits = self.grid.leave(logits, volume.shape[2:4], spacing_mm)
             labels[0, ..., start:stop] = choose_classes(logits).to(labels).permute(1, 2, 0)
-        if isinstance(inputs, MetaTensor):
-            return MetaTensor(labels).copy_meta_from(inputs)
         return labels
 
     def _find_spacing(self, inputs: torch.Tensor) -> tuple[float, float]:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
-from monai.config import PathLike
 from monai.data import NibabelReader
 from monai.utils import ensure_tuple
 
-from .preprocessing import HU_WINDOW, check_window
+from ..files import PathLike
+from .geometry import HU_WINDOW, check_window
+from .masks import HEADER
 from .volumes import describe_range_problem, open_volume, read_ct, read_label
 
-HEADER = "nifti_header"
 # beside pydicom, every LoadImage of MONAI's says twice that there is no decoder for GPUs, which we never asked for
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)

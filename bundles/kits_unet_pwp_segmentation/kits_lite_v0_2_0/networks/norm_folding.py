@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from monai.networks.layers.utils import get_norm_layer
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .blocks import ConvBlock, SeparableConv
@@ -30,16 +32,17 @@ def insert_batch_norm(
     BatchNorm start as the identity: its statistics are those of the batches, its scale and shift undo it.
 
     Args:
-        batches: {"image": (B, in_channels, H, W)}, read when trained weights come.
+        batches: {"image": (B, in_channels, H, W), or (B, in_channels, D, H, W)}, read when trained weights come.
         trained: the network's own weights are such weights.
 
     Source: Ioffe and Szegedy, "Batch Normalization", https://arxiv.org/abs/1502.03167.
     """
-    if not isinstance(network, LiteUNet) or any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+    if not isinstance(network, LiteUNet) or any(isinstance(module, _BatchNorm) for module in network.modules()):
         return network
     normalized = copy.deepcopy(network)
     for _, block, relu, conv in _list_convs(normalized):
-        block.add_module(relu, nn.Sequential(nn.BatchNorm2d(conv.out_channels).to(conv.weight), nn.ReLU()))
+        norm = get_norm_layer("batch", network.spatial_dims, conv.out_channels).to(conv.weight)
+        block.add_module(relu, nn.Sequential(norm, nn.ReLU()))
 
     def complete(network: nn.Module, incompatible: Any) -> None:
         if batches is not None and any(name.endswith(".running_mean") for name in incompatible.missing_keys):
@@ -74,7 +77,7 @@ def fold_batch_norm(network: LiteUNet) -> LiteUNet:
     return folded
 
 
-def _list_convs(network: LiteUNet) -> Iterator[tuple[str, ConvBlock, str, nn.Conv2d]]:
+def _list_convs(network: LiteUNet) -> Iterator[tuple[str, ConvBlock, str, nn.Module]]:
     """Of every convolution that a ReLU follows in a block: its name, the block, the ReLU's name there, itself."""
     for path, block in list(network.named_modules()):
         if isinstance(block, ConvBlock):
@@ -104,7 +107,8 @@ def _measure_outputs(
     sums: dict[nn.Module, torch.Tensor] = {}
 
     def collect(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        moments = torch.stack([torch.ones_like(output), output, output**2]).double().sum(dim=(1, 3, 4))
+        moments = torch.stack([torch.ones_like(output), output, output**2]).double()
+        moments = moments.sum(dim=(1, *range(3, moments.dim())))
         sums[module] = sums.get(module, 0) + moments
 
     handles = [conv.register_forward_hook(collect) for conv in convs]

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.config import PathLike
 from torch import nn
 
 from .. import __version__
 from ..errors import InputError
-from ..files import user_cache
+from ..files import PathLike, user_cache
 from ..networks import check_size, load_weights
 from .export import METADATA, export_network, read_metadata
 from .packages import has_bf16, import_package, open_core
@@ -31,7 +30,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 class ExportedNetwork:
     """
-    The logits (B, 3, H, W) of an exported network for an image (B, 1, H, W), computed on the CPU.
+    The logits (B, 3, H, W) of an exported network for an image (B, 1, H, W), computed on the CPU; or with D before H.
 
     Args:
         path: file that `export_network` wrote.
@@ -70,7 +69,7 @@ class ExportedNetwork:
 
     @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        check_size(image, self.metadata.get("size_divisor", 1))
+        check_size(image, self.metadata.get("size_divisors") or [self.metadata.get("size_divisor", 1)] * 2)
         return self.run(image.cpu().contiguous()).to(image.device)
 
 

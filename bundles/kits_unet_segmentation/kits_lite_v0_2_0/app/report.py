@@ -18,7 +18,7 @@ from contourpy import contour_generator
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from ..files import replace_file
+from ..files import NAMES, replace_file
 from ..kits.metrics import measure_case
 from ..kits.overlay import COLORS, LINE_STYLES, turn_axial
 from ..kits.preprocessing import HU_WINDOW
@@ -117,7 +117,7 @@ def _render(path: str | os.PathLike, page: str, context: Mapping[str, object]) -
     template = environment.get_template("report.html.j2")
     with replace_file(path) as temporary:
         stream = template.stream(page=page, colors=COLORS, line_styles=LINE_STYLES, **context)
-        stream.dump(str(temporary), encoding="utf-8")
+        stream.dump(str(temporary), **NAMES)
 
 
 def _prettify(name: str) -> str:

@@ -9,24 +9,19 @@ opens there at all, the mask does the same.
 from __future__ import annotations
 
 import hashlib
-import logging
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.config import KeysCollection, PathLike
-from monai.transforms import SaveImaged
-from monai.utils import ImageMetaKey
 
-from ..files import hash_file, replace_file
-from .cases import name_case
-from .readers import HEADER
-from .volumes import list_files
+from ..files import PathLike, replace_file
+from .volumes import gzip, list_files
 
-logger = logging.getLogger(__name__)
+# keys of an image's metadata: its header's bytes, little-endian, and its path, which MONAI calls so
+HEADER, FILE = "nifti_header", "filename_or_obj"
 
 FORMS = ("sform_code", "srow_x", "srow_y", "srow_z", "qform_code", "quatern_b", "quatern_c", "quatern_d")
 FORMS += ("qoffset_x", "qoffset_y", "qoffset_z", "pixdim", "xyzt_units")
@@ -35,7 +30,7 @@ SPATIAL_PIXDIM = 4  # the sign of the slice axis in the qform, and three spacing
 
 def write_mask(path: PathLike, mask: np.ndarray, meta: Mapping[str, Any], fingerprint: str = "") -> None:
     """
-    Write the mask of an image as `.nii.gz`, in one piece; warns where it is empty.
+    Write the mask of an image as `.nii.gz` or `.nii`, in one piece; warns where it is empty.
 
     Args:
         mask: uint8 label map (X, Y, Z) on the image's grid, in its file order.
@@ -54,8 +49,14 @@ def write_mask(path: PathLike, mask: np.ndarray, meta: Mapping[str, Any], finger
         header[field] = forms[field]
     header["pixdim"][SPATIAL_PIXDIM:] = 1
     header["descrip"] = fingerprint
-    with replace_file(path) as temporary:
-        nib.save(kind(mask, None, header), temporary)
+    image = kind(mask, None, header)
+    with replace_file(path) as temporary, temporary.open("wb") as file:
+        if str(path).endswith(".gz"):
+            # without a name or a time, so that the same mask is the same file
+            with gzip.GzipFile("", "wb", 1, file, mtime=0) as stream:
+                image.to_stream(stream)
+        else:
+            image.to_stream(file)
 
 
 def make_fingerprint(
@@ -80,33 +81,3 @@ def make_fingerprint(
     state = [(file, status.st_size, status.st_mtime_ns) for file, status in states]
     settings = (weights_sha256, keep_largest, series, *backend)
     return "kits-lite " + hashlib.sha256(repr((state, settings)).encode()).hexdigest()[:32]
-
-
-class SaveMaskd(SaveImaged):
-    """
-    MONAI transform that writes every mask to `<output_dir>/<case>.nii.gz` by `write_mask`.
-
-    It is a `SaveImaged` by name alone: MONAI Label, which has a writer of its own, leaves those out.
-
-    Args:
-        keys: of the masks, `MetaTensor` (1, X, Y, Z) on their images' own grids.
-        weights: file that the network was loaded from; its hash is part of the fingerprint.
-        backend: see `make_fingerprint`.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, output_dir: PathLike, weights: PathLike, backend: Sequence[str] = ()
-    ) -> None:
-        super().__init__(keys, output_dir=output_dir)
-        self.output_dir, self.weights, self.backend = Path(str(output_dir)), weights, tuple(backend)
-        self.weights_sha256 = ""
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        self.weights_sha256 = self.weights_sha256 or hash_file(self.weights)
-        for key in self.key_iterator(data):
-            image = data[key].meta[ImageMetaKey.FILENAME_OR_OBJ]
-            path = self.output_dir / f"{name_case(image)}.nii.gz"
-            fingerprint = make_fingerprint(image, self.weights_sha256, backend=self.backend)
-            write_mask(path, data[key].cpu().numpy()[0], data[key].meta, fingerprint)
-            logger.info(f"mask: {path}")
-        return dict(data)

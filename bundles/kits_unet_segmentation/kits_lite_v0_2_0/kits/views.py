@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from monai.config import PathLike
 
 from ..errors import InputError
+from ..files import PathLike
 from .preprocessing import HU_WINDOW, SliceGrid
 from .slices import SliceCache, to_batch
 from .volumes import LABELS
@@ -62,7 +62,9 @@ class ViewDataset(SliceCache):
         batch_size: int = 8,
         seed: int = 0,
     ) -> None:
-        shares = dict(view_shares or {"foreground": 1})
+        shares = view_shares or {"foreground": 1}
+        if not isinstance(shares, Mapping):
+            raise InputError(f"view_shares: expected kinds of views and their shares, found {shares}.")
         if unknown := set(shares) - set(KINDS):
             raise InputError(f"view_shares: expected {', '.join(KINDS)}, found {', '.join(sorted(unknown))}.")
         self.kinds = [kind for kind in KINDS if shares.get(kind)]

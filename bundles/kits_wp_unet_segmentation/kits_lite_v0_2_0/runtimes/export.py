@@ -4,9 +4,9 @@ Networks as files that other runtimes open: TorchScript, torch.export, ONNX and 
     bundle, weights -- fold weight standardization -- export --> <name>.ts | .pt2 | .onnx | .xml and .bin
 
 Whatever the format, the file maps `image`, float32 (B, 1, H, W), to the logits `pred` (B, 3, H, W) for any B and any
-multiples H and W of the network's `size_divisor` (.pt2: from twice that on). It carries `metadata.json`, the bundle's
-own with the sha256 of the weights. BatchNorm stays: a ReLU stands between it and the convolution before, and zero
-padding between it and the one after.
+multiples H and W of the network's `size_divisor` (.pt2: from twice that on); of a 3-D network with D before H. It
+carries `metadata.json`, the bundle's own with the sha256 of the weights. BatchNorm stays: a ReLU stands between it and
+the convolution before, and zero padding between it and the one after.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.config import PathLike
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from ..bundle_folder import find_bundle, open_bundle
 from ..errors import InputError
-from ..files import hash_file, replace_file
+from ..files import PathLike, hash_file, replace_file
 from ..networks import fold_weight_standardization
 from ..networks.weights import check_weights
 from .packages import import_package
@@ -61,10 +60,11 @@ class RowwiseGroupNorm(nn.GroupNorm):
         return groups.mean(3, keepdim=True).sum(2, keepdim=True) / groups.shape[2]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        groups = x.reshape(x.shape[0], self.num_groups, -1, x.shape[3])
+        groups = x.reshape(x.shape[0], self.num_groups, -1, x.shape[-1])
         centered = groups - self.average(groups)
         normalized = (centered * torch.rsqrt(self.average(centered.square()) + self.eps)).reshape(x.shape)
-        return normalized * self.weight[:, None, None] + self.bias[:, None, None]
+        shape = [-1] + [1] * (x.dim() - 2)
+        return normalized * self.weight.view(shape) + self.bias.view(shape)
 
 
 def export_bundle(bundle: PathLike, format: str, output_dir: PathLike) -> Path:
@@ -130,7 +130,14 @@ def prepare_network(network: nn.Module) -> NamedNetwork:
 
 def describe_export(named: NamedNetwork, metadata: Mapping[str, Any]) -> str:
     """Metadata as a file carries it, with "size_divisor": OpenVINO computes nonsense of other sizes without a word."""
-    return json.dumps({**metadata, "size_divisor": named.network.size_divisor})
+    divisors = list_divisors(named.network)
+    several = {"size_divisors": divisors} if divisors != [divisors[0]] * 2 else {}
+    return json.dumps({**metadata, "size_divisor": named.network.size_divisor, **several})
+
+
+def list_divisors(network: nn.Module) -> list[int]:
+    """What every axis of an image must be divisible by."""
+    return getattr(network, "size_divisors", [network.size_divisor] * 2)
 
 
 def write_whole(path: Path, files: Mapping[str, bytes]) -> None:
@@ -174,8 +181,10 @@ def _write_onnx(named: NamedNetwork, metadata: str) -> dict[str, bytes]:
     program.model.metadata_props[METADATA] = metadata
     model = program.model_proto
     for value in (*model.graph.input, *model.graph.output):
-        for axis, name in {0: "batch", 2: "height", 3: "width"}.items():
-            value.type.tensor_type.shape.dim[axis].dim_param = name
+        axes = value.type.tensor_type.shape.dim
+        for axis, name in {0: "batch", -3: "depth", -2: "height", -1: "width"}.items():
+            if axis != -3 or len(axes) == 5:
+                axes[axis].dim_param = name
     return {".onnx": model.SerializeToString()}
 
 
@@ -220,10 +229,12 @@ def _split_group_norm(named: NamedNetwork) -> NamedNetwork:
 
 
 def _export(named: NamedNetwork) -> ExportedProgram:
-    divisor = named.network.size_divisor
-    shape = {0: Dim("batch"), 2: divisor * Dim("rows"), 3: divisor * Dim("columns")}
+    divisors = list_divisors(named.network)
+    names = ("planes", "rows", "columns")[-len(divisors) :]
+    shape = {0: Dim("batch")} | {axis: d * Dim(name) for axis, (d, name) in enumerate(zip(divisors, names), 2)}
     # sizes that differ from each other and from 1 stay dynamic
-    example = torch.zeros(2, next(named.parameters()).shape[1], 2 * divisor, 3 * divisor)
+    sizes = [(axis + 2) * divisor for axis, divisor in enumerate(divisors)]
+    example = torch.zeros(2, next(named.parameters()).shape[1], *sizes)
     with torch.no_grad():
         return torch.export.export(named, (example,), dynamic_shapes={"image": shape})
 
