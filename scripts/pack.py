@@ -44,8 +44,8 @@ def pack(folders: Sequence[Path], output: Path, grid: SliceGrid) -> None:
     Write every labelled case of some folders, `<folder>/<case>/{imaging,segmentation}.nii`, as a training sees it.
 
     Images are uint8 with a slope, in HU from `HU_RANGE`; both are on the grid, so that a training with the same grid
-    resamples nothing. Where a narrower window cuts an edge, a pixel on it may differ from that of the folders: there the
-    window comes before the resampling, here after it.
+    resamples nothing. Where a narrower window cuts an edge, a pixel on it may differ from that of the folders: there
+    the window comes before the resampling, here after it.
     """
     with (
         tempfile.TemporaryDirectory() as cache_dir,
