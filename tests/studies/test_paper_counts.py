@@ -104,9 +104,9 @@ def test_the_valid_size_is_that_of_convolutions_without_padding(size):
     assert compute_valid_size(size) == x.shape[-1]
 
 
-def test_only_what_standardizes_its_weights_is_blind_to_a_flat_image():
-    assert find_flat_response(weight_standardization=True) < 1e-5
-    assert find_flat_response(weight_standardization=False) > 0.1
+def test_only_what_standardizes_filter_by_filter_is_blind_to_a_flat_image():
+    assert find_flat_response("filter") < 1e-5
+    assert min(find_flat_response("layer"), find_flat_response(False)) > 0.1
     with torch.no_grad():
         brightness = LiteUNet(channels=[1, 1], num_convs=[1, 1])
         for parameter in brightness.parameters():

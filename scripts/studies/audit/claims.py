@@ -146,21 +146,21 @@ def audit_sd_unet() -> list[tuple[str, str, str, str]]:
     smaller = judge(372.5 / 15.8, fewer, 12 / 4 * fewer)
     groups = f"{grouped:,}: GroupNorm adds some and removes none"
     share = judge_all([3.9e6, 8], [parameters, fewer])
-    moved = [find_flat_response(standardized) for standardized in (True, False)]
-    flat = "from a black to a white image the logits move by {:.2f} with it, by {:.2f} without".format(*moved)
+    moved = [find_flat_response(standardized) for standardized in ("filter", "layer", False)]
+    flat = "from black to white the logits move by {:.2f} filter by filter, {:.2f} over the layer, {:.2f} without"
     return [
         ("3.9M parameters, 8 x fewer than U-Net", "Table 1, abstract", f"{parameters:,}, {fewer:.1f} x fewer", share),
         ("7.8M FLOPs", "Table 1, abstract", operations, judge(7.8e6, flops, 2 * weights)),
         ("23 x smaller, 372.5 MB to 15.8 MB", "Table 1, abstract", size, smaller),
         ("U-Net with GroupNorm: 26M parameters", "Table 1", groups, judge(26e6, grouped)),
-        ("weight standardization makes up for separable convolutions", "Section 3.1", flat, NOT_TESTED),
+        ("weight standardization makes up for separable convolutions", "Section 3.1", flat.format(*moved), NOT_TESTED),
         ("faster inference", "abstract", "on other hardware; ours: [speed](speed.md)", NOT_TESTED),
         ("scores on EM stacks and BraTS", "results", "other images than CT", NOT_TESTED),
     ]
 
 
 @cache
-def find_flat_response(weight_standardization: bool) -> float:
+def find_flat_response(weight_standardization: bool | str) -> float:
     """`measure_flat_response` of SD-UNet, untrained, 32 channels on every level, always of the same weights."""
     torch.manual_seed(0)
     narrow = {"channels": [32] * 5, "weight_standardization": weight_standardization}
