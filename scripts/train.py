@@ -9,14 +9,15 @@ from pathlib import Path
 
 from common.errors import report_input_errors
 from studies.protocol import HOLD_OUT, INNER, train
-from zoo.variants import BASELINES, VARIANTS
+from zoo.variants import ROWS
 
 EXAMPLE = "example: python scripts/train.py --network kits_pocket_unet_segmentation --dataset-dir D1 D2 D3 --output O"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--network", required=True, choices=[row.name for row in (*VARIANTS, *BASELINES)])
+    networks = "networks: " + ", ".join(row.name for row in ROWS)
+    parser = argparse.ArgumentParser(description=__doc__, epilog=f"{EXAMPLE}; {networks}")
+    parser.add_argument("--network", required=True, choices=[row.name for row in ROWS], metavar="NETWORK")
     parser.add_argument("--dataset-dir", type=Path, nargs="+", required=True, help="KiTS folders")
     parser.add_argument("--output", type=Path, required=True, help="folder of trainings; a repeated command goes on")
     parser.add_argument("--split", choices=(HOLD_OUT, INNER), default=HOLD_OUT, help="of docs/splits")
