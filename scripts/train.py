@@ -9,15 +9,15 @@ from pathlib import Path
 
 from common.errors import report_input_errors
 from studies.protocol import HOLD_OUT, INNER, train
-from zoo.variants import BASELINES, VARIANTS
+from zoo.variants import ROWS
 
 EXAMPLE = "example: python scripts/train.py --network kits_pocket_unet_segmentation --dataset-dir D1 D2 D3 --output O"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
-    names = [row.name for row in (*VARIANTS, *BASELINES)]
-    parser.add_argument("--network", required=True, nargs="+", choices=names, help="one after the other")
+    names = [row.name for row in ROWS]
+    parser = argparse.ArgumentParser(description=__doc__, epilog=f"{EXAMPLE}; networks: {', '.join(names)}")
+    parser.add_argument("--network", required=True, nargs="+", choices=names, metavar="NETWORK")
     parser.add_argument("--dataset-dir", type=Path, nargs="+", required=True, help="KiTS folders")
     parser.add_argument("--output", type=Path, required=True, help="folder of trainings; a repeated command goes on")
     parser.add_argument("--split", choices=(HOLD_OUT, INNER), default=HOLD_OUT, help="of docs/splits")

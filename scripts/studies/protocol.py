@@ -19,7 +19,7 @@ from common.bundle_folder import open_bundle
 from common.errors import InputError
 from common.files import replace_file
 from zoo.rendering import BUNDLES, count_complexity
-from zoo.variants import BASELINES, VARIANTS, Variant
+from zoo.variants import ROWS, VARIANTS, Variant
 
 SPLITS = Path(__file__).parents[2] / "docs/splits"
 HOLD_OUT, INNER = "hold_out", "inner"
@@ -70,7 +70,7 @@ def train(
     Train a network on the training side of a split.
 
     Args:
-        name: of a bundle or a baseline.
+        name: of a bundle, a baseline or an ablation.
         folders: KiTS folders: crops, whole slices, slices without kidney; see docs/protocol.md.
         output: folder of trainings, `<name>/<split>_<seed>/` for this one.
         split: `"hold_out"`, or `"inner"` to compare settings.
@@ -102,7 +102,7 @@ def train(
 
 
 def write_untrained(variant: Variant, folder: Path) -> None:
-    """A bundle without weights: a copy of the variant's, or the skeleton with a baseline's network."""
+    """A bundle without weights: a copy of the variant's, or of the U-Net's with another row's network."""
     if variant in VARIANTS:
         shutil.copytree(BUNDLES / variant.name, folder, ignore=NOT_COPIED)
         return
@@ -110,7 +110,9 @@ def write_untrained(variant: Variant, folder: Path) -> None:
     for path in folder.glob("configs/*.json"):
         config = json.loads(path.read_text())
         if "network_def" in config:
-            config |= {"network_def": variant.network} | (variant.training if path.stem == "train" else {})
+            target = {} if "_target_" in variant.network else config["network_def"]
+            base = {key: target[key] for key in ("_target_", "in_channels", "out_channels") if key in target}
+            config |= {"network_def": base | variant.network} | (variant.training if path.stem == "train" else {})
         path.write_text(json.dumps(config, indent=4) + "\n")
     metadata = json.loads((folder / "configs/metadata.json").read_text())
     complexity = metadata["complexity"]
@@ -121,12 +123,12 @@ def write_untrained(variant: Variant, folder: Path) -> None:
 
 def find_variant(name: str) -> Variant:
     """
-    The row of a bundle or a baseline.
+    The row of a bundle, a baseline or an ablation.
 
     Raises:
         InputError: when there is none of that name.
     """
-    rows = {variant.name: variant for variant in (*VARIANTS, *BASELINES)}
+    rows = {variant.name: variant for variant in ROWS}
     if name not in rows:
         raise InputError(f"network: expected one of {', '.join(rows)}, found {name}.")
     return rows[name]

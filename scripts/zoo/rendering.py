@@ -67,7 +67,8 @@ def render(variant: Variant) -> dict[str, bytes]:
     """Every file of a bundle, by its path inside the folder."""
     files = {}
     for path in _list_files(SKELETON):
-        files[str(path.relative_to(SKELETON))] = path.read_bytes()
+        if not path.name.endswith("_paper.json") or path.name == variant.recipe:
+            files[str(path.relative_to(SKELETON))] = path.read_bytes()
     for path in _list_files(SOURCE):
         files[f"{PACKAGE}/{path.relative_to(SOURCE)}"] = path.read_bytes()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ class Variant:
         pruning: values of `prune.json` that differ.
         original: arguments that differ in the network before its channels were pruned; empty where none were.
         stages: of its training by the protocol, see `studies.protocol`.
+        recipe: file of `configs/recipes` with the training that its paper prints; the others' are left out.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Variant:
     pruning: dict[str, Any] = field(default_factory=dict)
     original: dict[str, Any] = field(default_factory=dict)
     stages: tuple[str, ...] = ("whole",)
+    recipe: str = ""
 
 
 VARIANTS = (
@@ -64,6 +67,7 @@ VARIANTS = (
         preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.003},
         stages=("dense", "sparse"),
+        recipe="wp_unet_paper.json",
     ),
     Variant(
         name="kits_sd_unet_segmentation",
@@ -82,6 +86,7 @@ VARIANTS = (
         },
         preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.01},
+        recipe="sd_unet_paper.json",
     ),
     Variant(
         name="kits_unet_pwp_segmentation",
@@ -98,6 +103,7 @@ VARIANTS = (
         },
         original={"channels": [64, 128, 256, 512, 1024]},
         stages=("dense", "sparse"),
+        recipe="unet_pwp_paper.json",
     ),
     Variant(
         name="kits_pocket_unet_segmentation",
@@ -107,6 +113,7 @@ VARIANTS = (
         network={"channels": [16, 16, 16, 16, 16]},
         training={"learning_rate": 0.003},
         stages=("first", "second", "third"),
+        recipe="pocketnet_paper.json",
     ),
 )
 
@@ -159,6 +166,15 @@ ABLATIONS = {
     "Pocket DenseNet": {"channels": POCKET, "block": "dense"},
     "DenseNet from 16": {"channels": DOUBLING, "block": "dense"},
 }
+
+
+def _make_row(item: tuple[str, dict[str, Any]]) -> Variant:
+    """An ablation as a row that can be trained, with the learning rate of most of the others."""
+    title, network = item
+    name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
+    return Variant(name, title, "a row of the papers' tables", "", network, training={"learning_rate": 0.003})
+
+
 # rows of PocketNet's 3-D tables; slices alone are trained on here
 ABLATIONS_3D = {
     f"3-D {name}": {"channels": channels, "block": block, **IN_3D}
@@ -172,4 +188,6 @@ ABLATIONS_3D = {
         ("DenseNet", DOUBLING, "dense"),
     )
 }
+# what `train.py` takes: every row of slices, by a name without spaces
+ROWS = (*VARIANTS, *BASELINES, *map(_make_row, ABLATIONS.items()))
 TITLES = {row.name: row.title for row in (*VARIANTS, *BASELINES)}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from bundle_runs import POCKET
 
+from common.compression.complexity import count_parameters
 from common.errors import InputError
 from common.kits.cases import find_cases
 from common.kits.phantom import write_phantom_dataset
@@ -20,6 +21,7 @@ from studies import protocol, publishing
 from studies.protocol import STAGES, Stage, find_variant, train
 from studies.publishing import publish, read_curves, ship_weights
 from zoo import records
+from zoo.variants import ABLATIONS, BASELINES, ROWS
 
 UNET_FLOPS = 96_200_556_544
 SMALL = {"spatial_size": [32, 32], "windows": {"32": 1}, "val_interval": 2, "views_per_epoch": 16, "batch_size": 8}
@@ -138,7 +140,7 @@ def test_a_failing_stage_is_named_with_its_log(tmp_path):
     assert "nowhere" in (tmp_path / POCKET / "hold_out_0/train.log").read_text()
 
 
-@pytest.mark.parametrize("baseline", protocol.BASELINES, ids=lambda row: row.name)
+@pytest.mark.parametrize("baseline", BASELINES, ids=lambda row: row.name)
 def test_a_baseline_becomes_a_bundle_of_its_own(baseline, tmp_path):
     protocol.write_untrained(baseline, tmp_path / "bundle")
     for config in ("train", "inference"):
@@ -149,7 +151,7 @@ def test_a_baseline_becomes_a_bundle_of_its_own(baseline, tmp_path):
 
 
 def test_every_network_sees_as_many_views():
-    rows = (*protocol.VARIANTS, *protocol.BASELINES)
+    rows = (*protocol.VARIANTS, *BASELINES)
     assert [sum(STAGES[stage].epochs for stage in row.stages) for row in rows] == [74] * 7
 
 
@@ -169,3 +171,20 @@ def test_large_files_ship_in_half_precision_and_load_strictly(width, dtype, tmp_
 def test_unknown_names_are_refused(call):
     with pytest.raises(InputError, match="expected"):
         call()
+
+
+@pytest.mark.parametrize("title", ABLATIONS)
+def test_every_row_of_the_papers_tables_has_a_folder_to_be_trained_in(title, tmp_path):
+    row = next(row for row in ROWS if row.title == title)
+    protocol.write_untrained(row, tmp_path / "row")
+    config = json.loads((tmp_path / "row/configs/train.json").read_text())
+    network = LiteUNet(**{key: value for key, value in config["network_def"].items() if key != "_target_"})
+    assert network.arguments == LiteUNet(**ABLATIONS[title]).arguments
+    metadata = json.loads((tmp_path / "row/configs/metadata.json").read_text())
+    assert metadata["complexity"]["parameters"] == count_parameters(network)
+
+
+@pytest.mark.slow
+def test_a_row_of_the_papers_tables_is_trained_by_the_protocol(phantoms, tmp_path):
+    folder = train("pocket_densenet", [phantoms], tmp_path)
+    load_weights(LiteUNet(**ABLATIONS["Pocket DenseNet"]), folder / "models/model.pt")
