@@ -50,8 +50,12 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
     if "#" in str(folder) or "::" in str(folder):
         raise InputError(f"{folder}: expected a path without # or ::, which MONAI's configs read as a way into them.")
     parser = ConfigParser()
-    parser.read_config(config_file)
-    parser["bundle_root"] = str(folder)
+    try:
+        parser.read_config(config_file)
+        parser["bundle_root"] = str(folder)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OSError) as error:
+        found = " ".join(str(error).split())
+        raise InputError(f"{config_file}: expected a config in JSON, found none ({found}).") from error
     return parser
 
 

@@ -339,9 +339,11 @@ def demo_data(
     seed: Annotated[int, typer.Option(help="Other seeds give other patients.")] = 0,
 ) -> None:
     """Write synthetic CT cases in KiTS19's layout; cases that are there already are left alone."""
+    from ..files import check_writable
     from ..kits.cases import find_cases
     from ..kits.phantom import write_phantom_dataset
 
+    check_writable(output)
     if output.is_dir() and len(list(output.iterdir())) >= count:
         print(f"{len(find_cases(output))} synthetic cases are in {output}")
         return

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from killed_tasks import make_place
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reliability.md"
 COMMANDS = ("the commands segment, check and score", "and inference.json")
@@ -33,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.faults)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a bundle, cases and a training, for what is killed at work beside them."""
+    return make_place(tmp_path_factory.mktemp("killed"))
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:

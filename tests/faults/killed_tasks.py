@@ -2,24 +2,68 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 import warnings
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
-from bundle_runs import POCKET
+import torch
+from bundle_runs import BUNDLES, POCKET, ROOT
+
+from common.kits.phantom import write_phantom_dataset
+from common.networks import LiteUNet
+from common.networks.weights import save_weights
 
 SMALL = {"spatial_size": [32, 32], "batch_size": 4}
+
+
+def make_place(folder: Path) -> Path:
+    """A folder with a bundle, three cases and a training; a task works in a folder beside them."""
+    shutil.copytree(BUNDLES / POCKET, folder / POCKET, ignore=shutil.ignore_patterns("eval", "models"))
+    metadata = folder / POCKET / "configs/metadata.json"
+    kept = {key: value for key, value in json.loads(metadata.read_text()).items() if key not in ("weights", "scores")}
+    metadata.write_text(json.dumps(kept))
+    inference = folder / POCKET / "configs/inference.json"
+    inference.write_text(json.dumps(json.loads(inference.read_text()) | {"spatial_size": [32, 32]}))
+    write_phantom_dataset(folder / "cases", 3, seed=3, shape=(8, 48, 48), spacing_mm=(12.0, 8.0, 8.0))
+    torch.manual_seed(1)
+    for bundle in ("training", POCKET):
+        save_weights(LiteUNet(channels=[16] * 5), folder / bundle / "models/model.pt")
+    return folder
+
+
+def begin(task: Callable, place: Path) -> Path:
+    """A new folder for a task, always of the same name, for that stands in what is written."""
+    folder = place / "work"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    if task is publish:
+        shutil.copytree(BUNDLES / POCKET, folder / "bundles" / POCKET)
+        shutil.copytree(
+            ROOT / "docs/results", folder / "results", ignore=lambda _, names: {*names} - {f"{POCKET}.json"}
+        )
+    return folder
+
+
+def read_visible(folder: Path) -> dict[str, bytes]:
+    """Files that nobody takes for half-written ones, without logs and locks, in which the time stands or nothing."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("events.")]
+    names = {path.relative_to(folder): path for path in files if path.suffix != ".lock"}
+    return {str(n): p.read_bytes() for n, p in names.items() if not any(part[0] == "." for part in n.parts)}
 
 
 def call(*words: object) -> None:
     from common.app.cli import main
 
-    assert main([str(word) for word in words]) == 0
+    if code := main([str(word) for word in words]):
+        raise SystemExit(code)
 
 
-def train(folder: Path) -> None:
+def train(folder: Path, *overlays: str) -> None:
     from monai.bundle import ConfigWorkflow
 
     from common.bundle_folder import open_bundle
@@ -30,9 +74,28 @@ def train(folder: Path) -> None:
     open_bundle(bundle)
     settings = {"dataset_dir": str(folder.parent / "cases"), "epochs": 4, "windows": {"32": 1}, "views_per_epoch": 8}
     places = {"output_dir": str(folder / "eval"), "ckpt_dir": str(folder / "models"), "bundle_root": str(bundle)}
-    workflow = ConfigWorkflow(str(bundle / "configs/train.json"), logging_file=False, **SMALL, **settings, **places)
+    files = [str(bundle / f"configs/{name}.json") for name in ("train", *overlays)]
+    workflow = ConfigWorkflow(files, logging_file=False, **SMALL, **settings, **places)
     workflow.initialize()
     workflow.run()
+    workflow.finalize()
+
+
+def train_together(folder: Path) -> None:
+    train(folder, "multi_gpu_train")
+
+
+def segment_in_pipeline(folder: Path) -> None:
+    segment_together(folder, "pipeline")
+
+
+def segment_cases_apart(folder: Path) -> None:
+    segment_together(folder, "data")
+
+
+def segment_together(folder: Path, mode: str) -> None:
+    words = ("--input", folder.parent / "cases", "--output", folder / "masks", "--mode", mode)
+    call("segment", "--bundle", folder.parent / POCKET, *words)
 
 
 def segment(folder: Path) -> None:
