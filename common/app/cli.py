@@ -60,6 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # not app(): it puts an excepthook of its own in place
         typer.main.get_command(app).main(arguments and list(arguments))
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package == __package__.partition(".")[0]:
+            raise
+        extra = "dicom" if package in ("itk", "pydicom") else "torch"
+        raise InputError(
+            f"{package}: expected this package to be installed, found none; pip install 'kits-lite[{extra}]'."
+        ) from error
     except SystemExit as end:
         if isinstance(end.code, str):  # the words of a process that stops because another is lost
             raise

@@ -26,7 +26,8 @@ from .plain import (
     find_exported,
 )
 
-__all__ = ["BACKENDS", "ExportedNetwork", "check_device", "choose_backend", "load_exported", "open_network"]
+__all__ = ["BACKENDS", "ExportedNetwork", "check_device", "choose_backend", "choose_network"]
+__all__ += ["load_exported", "open_network"]
 
 
 class ExportedNetwork(PlainNetwork):
@@ -77,6 +78,35 @@ def open_network(
     metadata = Path(parser["bundle_root"]) / "configs" / METADATA
     definition = describe_definition(parser.config["network_def"])
     return load_exported(network, weights, metadata, backend, exported, precision, definition)
+
+
+def choose_network(
+    network: nn.Module | ExportedNetwork,
+    weights: PathLike,
+    metadata: PathLike,
+    device: str | torch.device,
+    backend: str | None = None,
+    precision: str | None = None,
+) -> nn.Module | ExportedNetwork:
+    """
+    What computes the logits in `inference.json`, as in `kits-lite segment`: on a CPU an exported network by default.
+
+    Args:
+        network: of the bundle, on its device; an exported one is given back.
+        device: where the network is.
+        backend: by default see `choose_backend`.
+        weights, metadata, precision: see `load_exported`.
+
+    Raises:
+        InputError: see `load_exported`.
+    """
+    if isinstance(network, ExportedNetwork):
+        return network
+    backend = backend or choose_backend(torch.device(device).type)
+    check_backend(backend, precision)
+    if backend == "torch":
+        return network
+    return load_exported(network, weights, metadata, backend, precision=precision)
 
 
 def load_exported(
