@@ -62,6 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # not app(): it puts an excepthook of its own in place
         typer.main.get_command(app).main(arguments and list(arguments))
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package == __package__.partition(".")[0]:
+            raise
+        extra = "dicom" if package in ("itk", "pydicom") else "torch"
+        raise InputError(
+            f"{package}: expected this package to be installed, found none; pip install 'kits-lite[{extra}]'."
+        ) from error
     except SystemExit as end:
         if isinstance(end.code, str):  # the words of a process that stops because another is lost
             raise
@@ -81,8 +89,11 @@ def segment(
         str | None, typer.Option(help="torch, onnxruntime or openvino; by default openvino on a CPU that has it.")
     ] = None,
     exported: Annotated[str | None, typer.Option(help="File that export wrote; by default exported at need.")] = None,
-    precision: Annotated[str, typer.Option(help="f32, or bf16 with openvino.")] = "f32",
+    precision: Annotated[
+        str | None, typer.Option(help="f32 or bf16; by default bf16 with openvino on a CPU that computes in it.")
+    ] = None,
     series: Annotated[str | None, typer.Option(help="UID of the DICOM series, where there are several.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share cores and cases.")] = None,
     debug: Debug = False,
     mode: Annotated[
         str | None,
@@ -96,8 +107,7 @@ def segment(
 ) -> None:
     """Write <case>.nii.gz, a label map on the image's own grid, for every image; a second run goes on."""
     from ..kits.cases import check_output, find_cases
-    from .report import write_index
-    from .segmenter import Segmenter, measure_file, segment_to_folder
+    from .folder import open_segmenter, segment_case
 
     report_warnings()
     options = {"series": series, "keep_largest": keep_largest}
@@ -105,25 +115,29 @@ def segment(
     if mode is not None:
         from .distributed import Plan
 
-        if report or device or exported or backend not in (None, "torch") or precision != "f32":
-            raise InputError("mode: expected no report, device, exported file or other backend beside it, found one.")
+        if report or device or exported or workers or backend not in (None, "torch") or precision not in (None, "f32"):
+            raise InputError(
+                "mode: expected no report, device, exported file, workers or other backend beside it, found one."
+            )
         plan = Plan(mode, rule, measure, max_partitions, micro_batches, batch_size)
         return _segment_distributed(bundle, images, output, plan, options)
     cases = find_cases(images)
     check_output(output, images, cases)
-    segmenter = Segmenter(bundle, device, backend=backend, exported=exported, precision=precision, **options)
-    rows, problems = [], []
-    for case in _show_progress(cases):
-        name = case["case"]
-        try:
-            segment_to_folder(segmenter, case, output, report)
-            measures = measure_file(output / f"{name}.nii.gz")
-        except Exception as error:
-            problems.append(tell_failure(name, error, debug))
-        else:
-            rows.append({"case": name, "report": f"{name}.html", **measures})
-    if report and rows:
-        write_index(output / "index.html", rows)
+    options |= {"device": device, "backend": backend, "exported": exported, "precision": precision}
+    if workers is None:
+        segmenter = open_segmenter(bundle, report, **options)
+        done = (segment_case(segmenter, case, output, report, debug) for case in _show_progress(cases))
+    else:
+        from .workers import segment_by_workers
+
+        done = segment_by_workers(bundle, cases, output, workers, report, debug, **options)
+        done = (outcome for outcome, _ in zip(done, _show_progress(cases)))
+    rows, problems = zip(*done)
+    if any(rows):
+        from .report import write_index
+
+        write_index(output / "index.html", [row for row in rows if row])
+    problems = [problem for problem in problems if problem]
     _finish(output, len(cases), problems)
 
 

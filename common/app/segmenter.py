@@ -19,19 +19,20 @@ import numpy as np
 import torch
 from monai.transforms import Invertd
 from monai.utils import ImageMetaKey
-from scipy import ndimage
 from torch import nn
 
 from ..bundle_folder import build_on_meta, find_bundle, open_bundle
 from ..compression.complexity import count_parameters
 from ..errors import InputError
 from ..files import PathLike, hash_file
-from ..kits.masks import make_fingerprint, write_mask
+from ..kits.masks import keep_largest_components, make_fingerprint, write_mask
 from ..kits.metrics import measure_case, score_case
 from ..kits.preprocessing import HU_WINDOW, orient_to_ras, spacing_in_ras
 from ..kits.volumes import LABELS, NIFTI_SUFFIXES, open_volume, read_label
 from ..runtimes.run import check_device, choose_backend, open_network
-from .report import write_report
+from .folder import segment_to_folder
+
+__all__ = ["Segmentation", "Segmenter", "describe_bundle", "keep_largest_components", "load", "segment_to_folder"]
 
 PACKAGES = ("torch", "monai", "nibabel", "numpy")
 OPTIONAL_PACKAGES = ("onnxruntime", "openvino", "nncf", "itk")
@@ -95,7 +96,7 @@ class Segmenter:
         keep_largest: keep so many connected components (26 neighbours) of kidney and tumour together; None keeps all.
         network: computes in the stead of the bundle's network, as its weights would.
         backend: `"torch"`, `"onnxruntime"` or `"openvino"`; by default as on the command line, see `choose_backend`.
-        exported, precision: see `open_network`.
+        exported, precision: see `open_network`; by default bf16 where OpenVINO runs on a CPU that computes in it.
 
     Raises:
         InputError: when the folder is no bundle, its weights are missing or another network's, an argument is wrong, or
@@ -120,7 +121,7 @@ class Segmenter:
         network: Callable[[torch.Tensor], torch.Tensor] | None = None,
         backend: str | None = None,
         exported: PathLike | None = None,
-        precision: str = "f32",
+        precision: str | None = None,
     ) -> None:
         self.bundle = find_bundle(bundle)
         parser = open_bundle(bundle)
@@ -135,6 +136,7 @@ class Segmenter:
             parser["preprocessing#transforms#0#reader#series"] = series
         self.device = parser.get_parsed_content("device")
         self.network = open_network(parser, backend, exported, precision) if network is None else network
+        precision = getattr(self.network, "precision", "f32")
         # int8 is a property of a file, see `common.runtimes.quantize`
         stored = getattr(self.network, "metadata", {})
         self.precision = f"{stored['precision']}, the rest {precision}" if "precision" in stored else precision
@@ -278,72 +280,6 @@ def _find_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "missing"
-
-
-def keep_largest_components(label_map: np.ndarray, count: int) -> None:
-    """Set all but the largest connected components (26 neighbours) of the foreground to background, in place."""
-    found = ndimage.find_objects((label_map > 0).view(np.uint8))
-    if not found:
-        return
-    inside = label_map[found[0]]
-    components, number = ndimage.label(inside, structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(components.ravel())[1:]
-    kept = np.zeros(number + 1, bool)
-    kept[1 + np.argsort(sizes)[::-1][:count]] = True
-    inside[~kept[components]] = 0
-
-
-def segment_to_folder(
-    segmenter: Segmenter, case: Mapping[str, str], output_dir: Path, report: bool = False
-) -> dict[str, float]:
-    """
-    Write `<case>.nii.gz`, uint8 on the case's own grid, and `<case>.html` if a report is wanted, each in one piece.
-
-    A case that was segmented before, from the same file by the same weights, is left as it is.
-
-    Returns:
-        the seconds of every step; none for a case that was left.
-
-    Raises:
-        InputError: when the image is bad, a file cannot be written, or `<case>.nii.gz` holds another segmentation.
-    """
-    path, page = (output_dir / f"{case['case']}{suffix}" for suffix in (".nii.gz", ".html"))
-    fingerprint = segmenter.fingerprint(case)
-    if is_done(path, fingerprint) and (page.is_file() or not report):
-        return {}
-    segmentation = segmenter.segment(case)
-    started = time.perf_counter()
-    try:
-        if report:
-            volumes = segmentation.image, segmentation.prediction, segmentation.spacing_mm
-            scores = read_scores(case, segmentation)
-            write_report(
-                page, case["case"], *volumes, segmenter.describe(case), hu_window=segmenter.hu_window, **scores
-            )
-        write_mask(path, segmentation.label_map, segmentation.meta, fingerprint)
-    except OSError as error:
-        raise InputError(f"{path}: expected to write it, found: {error.strerror or error}.") from error
-    return segmentation.seconds | {"write": time.perf_counter() - started}
-
-
-def is_done(path: Path, fingerprint: str) -> bool:
-    """
-    Whether a file holds the segmentation that would be written to it.
-
-    Raises:
-        InputError: when it holds another.
-    """
-    if not path.exists():
-        return False
-    try:
-        found = nib.load(path).header["descrip"].item().decode(errors="replace")
-    except Exception:  # of nibabel, of zlib, or of whatever damaged bytes lead to
-        found = ""
-    if found != fingerprint:
-        raise InputError(
-            f"{path}: expected no file or this case's own segmentation, found another; choose another --output."
-        )
-    return True
 
 
 def read_scores(case: Mapping[str, str], segmentation: Segmentation) -> dict[str, object]:

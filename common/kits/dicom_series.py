@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 
 from ..errors import InputError
 from ..files import PathLike
@@ -92,6 +91,8 @@ def read_series(path: Path, series: str | None = None) -> tuple[np.ndarray, np.n
         InputError: when the series is not clear, ITK cannot decode it, or its slices are no evenly spaced stack: what
             is wrong, with the one or two files that show it.
     """
+    import pydicom
+
     headers = _choose(path, series)
     with pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that break a rule of DICOM and do not matter here
@@ -170,7 +171,7 @@ def _refuse_pair(path: Path, expected: str, found: str, *planes: Plane) -> None:
     raise InputError(f"{path}: expected {expected}, found {found} ({names}).")
 
 
-Header = tuple[Path, pydicom.Dataset]
+Header = tuple[Path, Any]
 
 
 def _read_folder(folder: Path) -> dict[str, list[Header]]:
@@ -183,7 +184,7 @@ def _read_folder(folder: Path) -> dict[str, list[Header]]:
     return found
 
 
-def _read_header(file: Path) -> pydicom.Dataset | None:
+def _read_header(file: Path) -> Any | None:
     """What `KEYWORDS` name of a DICOM file; None for any other file."""
     try:
         with file.open("rb") as opened:
@@ -192,7 +193,11 @@ def _read_header(file: Path) -> pydicom.Dataset | None:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            import pydicom  # which nobody needs for NIfTI
+
             return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*KEYWORDS], force=True)
+    except ImportError:
+        raise
     except Exception:  # whatever the bytes of another kind of file lead to
         return None
 
@@ -231,7 +236,7 @@ def _check_alike(headers: Sequence[Header]) -> None:
             raise InputError(f"{other}: expected one file with all frames, found {file.name} and others beside it.")
 
 
-def _read_planes(file: Path, header: pydicom.Dataset) -> list[Plane]:
+def _read_planes(file: Path, header: Any) -> list[Plane]:
     """The slices of a file: one, or one for every frame."""
     planes = []
     for frame in range(int(header.get("NumberOfFrames") or 1)):
@@ -255,7 +260,7 @@ def _read_planes(file: Path, header: pydicom.Dataset) -> list[Plane]:
     return planes
 
 
-def _get(header: pydicom.Dataset, keyword: str, frame: int) -> Any:
+def _get(header: Any, keyword: str, frame: int) -> Any:
     """A value of a frame: of its own group, of the group that all frames share, or of an image with a single frame."""
     own = header.get("PerFrameFunctionalGroupsSequence") or []
     for item in (*own[frame : frame + 1], *(header.get("SharedFunctionalGroupsSequence") or [])):

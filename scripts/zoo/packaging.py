@@ -18,6 +18,7 @@ from common.files import hash_file
 from common.networks.weights import read_weights
 
 WEIGHTS, METADATA = "models/model.pt", "configs/metadata.json"
+NETWORK = "models/model.onnx"  # not every bundle ships it
 REQUIRED = ("LICENSE", METADATA, "configs/inference.json", "docs/README.md", WEIGHTS)
 CATALOG, MODEL_INFO, SUMS = "catalog.json", "model_info.json", "SHA256SUMS"
 MADE_BY = "kits-lite package.py"
@@ -83,7 +84,7 @@ def read_content(bundle: Path) -> Content:
     bundle = bundle.resolve()
     if not re.fullmatch(NAME, bundle.name):
         raise InputError(f"{bundle}: expected a name of letters, digits and _, without _v, found {bundle.name!r}.")
-    paths = [bundle / "LICENSE", bundle / WEIGHTS]
+    paths = [bundle / "LICENSE", bundle / WEIGHTS, bundle / NETWORK]
     for folder in (bundle / "configs", bundle / "docs", *(path.parent for path in bundle.glob("*/__init__.py"))):
         paths += folder.rglob("*")
     files = {path.relative_to(bundle).as_posix(): path for path in sorted(paths) if path.is_file()}

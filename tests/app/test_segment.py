@@ -72,7 +72,7 @@ def test_whatever_a_case_raises_is_one_line_with_its_name_and_the_rest_is_done(
         return segment(self, case)
 
     monkeypatch.setattr(Segmenter, "segment", break_down)
-    options = {"bundle": weighted_bundle, "input": cases, "output": tmp_path / "out"}
+    options = {"bundle": weighted_bundle, "input": cases, "output": tmp_path / "out", "backend": "torch"}
     assert run_door("segment", **options) == 1
     printed = capsys.readouterr()
     assert "1 of 3 cases segmented" in printed.out and "Traceback" not in printed.err

@@ -10,7 +10,7 @@ from torch import nn
 from common.networks import LiteUNet
 from common.runtimes.run import BACKENDS
 
-BACKEND_OF = {suffix: backend for backend, suffixes in BACKENDS.items() for suffix in suffixes}
+BACKEND_OF = {suffix: backend for backend, suffixes in reversed(BACKENDS.items()) for suffix in suffixes}
 TINY = {"channels": [4, 8], "num_convs": [1, 1]}
 SHAPES = [(1, 1, 64, 48), (3, 1, 64, 48), (1, 1, 256, 256), (2, 1, 256, 256)]
 

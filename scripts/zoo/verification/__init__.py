@@ -30,6 +30,7 @@ from .network import (
     check_weights_file,
 )
 from .scores import check_scores
+from .shipped import check_shipped
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ CHECKS = {
     "state dict": check_state_dict,
     "weights on the CPU": check_devices,
     "weights file": check_weights_file,
+    "shipped network": check_shipped,
     "weights that run": check_loaded_weights,
     "complexity": check_complexity,
     "sparsity": check_sparsity,

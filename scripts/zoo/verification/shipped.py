@@ -1,0 +1,36 @@
+"""The exported network that a bundle may ship beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from common.bundle_path import read_config
+from common.files import hash_file
+from common.runtimes.plain import SHIPPED, PlainNetwork, describe_definition, holds
+
+from .bundle import NOT_RECORDED, WEIGHTS, Bundle, NotChecked
+
+LARGEST_DIFFERENCE = 1e-3  # of logits, as a share of the largest
+
+
+def check_shipped(bundle: Bundle) -> Iterator[str]:
+    """`models/model.onnx` was made of `models/model.pt`, and computes what it does."""
+    weights = bundle.folder / WEIGHTS
+    shipped = weights.with_name(SHIPPED)
+    if not shipped.is_file():
+        raise NotChecked(f"no models/{SHIPPED}", NOT_RECORDED)
+    definition = describe_definition(read_config(bundle.folder)["network_def"])
+    if not holds(shipped, hash_file(weights), definition):
+        yield f"models/{SHIPPED}: expected the network of {WEIGHTS}, found another; scripts/ship_onnx.py writes it anew"
+        return
+    network = bundle.trained_network.eval()
+    divisor = network.size_divisor
+    image = torch.rand(2, 1, 4 * divisor, 6 * divisor, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network(image).numpy()
+    difference = np.abs(PlainNetwork(shipped, "onnxruntime").compute(image.numpy()) - expected).max()
+    if difference > LARGEST_DIFFERENCE * np.abs(expected).max():
+        yield f"models/{SHIPPED}: expected the logits of {WEIGHTS}, found them {difference:.2g} off"
