@@ -73,6 +73,14 @@ def segment(
     output: Folder,
     bundle: Bundle = DEFAULT_BUNDLE,
     report: Annotated[bool, typer.Option("--report", help="Write a page per case, and index.html.")] = False,
+    report_json: Annotated[bool, typer.Option("--report-json", help="Write <case>.json, and run.json.")] = False,
+    output_format: Annotated[
+        list[str] | None,
+        typer.Option(help="Beside NIfTI: seg.nrrd, dicom-seg or dicom-sr; may be given several times."),
+    ] = None,
+    doubt: Annotated[
+        bool, typer.Option("--doubt", help="Segment mirrored, too, and report by how much it differs.")
+    ] = False,
     keep_largest: Annotated[int | None, typer.Option(help="Keep so many of the largest connected pieces.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     backend: Annotated[
@@ -94,34 +102,44 @@ def segment(
 ) -> None:
     """Write <case>.nii.gz, a label map on the image's own grid, for every image; a second run goes on."""
     from ..kits.cases import check_output, find_cases
+    from .case_report import make_manifest, write_json
+    from .outputs import Outputs, measure_file, segment_to_folder
     from .report import write_index
-    from .segmenter import Segmenter, measure_file, segment_to_folder
+    from .segmenter import Segmenter
 
     report_warnings()
     options = {"series": series, "keep_largest": keep_largest}
+    outputs = Outputs(tuple(output_format or ["nifti"]), report, report_json)
+    if doubt and not outputs.described:
+        raise InputError("doubt: expected together with --report or --report-json, found neither.")
     mode = mode or ("pipeline" if "TORCHELASTIC_RUN_ID" in os.environ else None)
     if mode is not None:
         from .distributed import Plan
 
-        if report or device or exported or backend not in (None, "torch") or precision != "f32":
-            raise InputError("mode: expected no report, device, exported file or other backend beside it, found one.")
+        if outputs != Outputs() or device or exported or backend not in (None, "torch") or precision != "f32":
+            raise InputError("mode: expected no report, device, exported file or other output or backend, found one.")
         plan = Plan(mode, rule, measure, max_partitions, micro_batches, batch_size)
         return _segment_distributed(bundle, images, output, plan, options)
     cases = find_cases(images)
     check_output(output, images, cases)
-    segmenter = Segmenter(bundle, device, backend=backend, exported=exported, precision=precision, **options)
-    rows, problems = [], []
+    computing = {"backend": backend, "exported": exported, "precision": precision}
+    segmenter = Segmenter(bundle, device, doubt=doubt, **computing, **options)
+    rows, done, problems = [], [], []
     for case in _show_progress(cases):
         name = case["case"]
         try:
-            segment_to_folder(segmenter, case, output, report)
+            seconds = segment_to_folder(segmenter, case, output, outputs)
             measures = measure_file(output / f"{name}.nii.gz")
         except Exception as error:
             problems.append(tell_failure(name, error, debug))
         else:
             rows.append({"case": name, "report": f"{name}.html", **measures})
+            files = [file.name for file in outputs.list_files(output, name)]
+            done.append({"case": name, "status": "segmented" if seconds else "done before", "files": files})
     if report and rows:
         write_index(output / "index.html", rows)
+    if report_json:
+        write_json(output / "run.json", make_manifest(segmenter.bundle, done, problems))
     _finish(output, len(cases), problems)
 
 
