@@ -21,7 +21,8 @@ KITS_AFFINE = np.array([[0, 0, -0.8, 0], [0, -0.8, 0, 0], [-0.5, 0, 0, 0], [0, 0
 # each runs in a process of its own, whose peak is its own too
 WAYS = {
     "Segmenter": """
-from common.app.segmenter import Segmenter, segment_to_folder
+from common.app.folder import segment_to_folder
+from common.app.segmenter import Segmenter
 seconds = segment_to_folder(Segmenter(bundle, backend="torch"), find_cases(dataset_dir)[0], Path(output_dir))
 """,
     "inference.json": """

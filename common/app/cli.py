@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = str(error.name).partition(".")[0]
         if package == __package__.partition(".")[0]:
             raise
-        extra = "dicom" if package in ("itk", "pydicom") else "torch"
+        extra = "dicom" if package in ("itk", "pydicom", "highdicom") else "torch"
         raise InputError(
             f"{package}: expected this package to be installed, found none; pip install 'kits-lite[{extra}]'."
         ) from error
@@ -83,6 +83,14 @@ def segment(
     output: Folder,
     bundle: Bundle = DEFAULT_BUNDLE,
     report: Annotated[bool, typer.Option("--report", help="Write a page per case, and index.html.")] = False,
+    report_json: Annotated[bool, typer.Option("--report-json", help="Write <case>.json, and run.json.")] = False,
+    output_format: Annotated[
+        list[str] | None,
+        typer.Option(help="Beside NIfTI: seg.nrrd, dicom-seg or dicom-sr; may be given several times."),
+    ] = None,
+    doubt: Annotated[
+        bool, typer.Option("--doubt", help="Segment mirrored, too, and report by how much it differs.")
+    ] = False,
     keep_largest: Annotated[int | None, typer.Option(help="Keep so many of the largest connected pieces.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     backend: Annotated[
@@ -107,37 +115,53 @@ def segment(
 ) -> None:
     """Write <case>.nii.gz, a label map on the image's own grid, for every image; a second run goes on."""
     from ..kits.cases import check_output, find_cases
-    from .folder import open_segmenter, segment_case
+    from .folder import Outputs, open_segmenter, segment_case
 
     report_warnings()
     options = {"series": series, "keep_largest": keep_largest}
+    outputs = Outputs(tuple(output_format or ["nifti"]), report, report_json)
+    if doubt and not outputs.described:
+        raise InputError("doubt: expected together with --report or --report-json, found neither.")
     mode = mode or ("pipeline" if "TORCHELASTIC_RUN_ID" in os.environ else None)
     if mode is not None:
         from .distributed import Plan
 
-        if report or device or exported or workers or backend not in (None, "torch") or precision not in (None, "f32"):
+        if (
+            outputs != Outputs()
+            or device
+            or exported
+            or workers
+            or backend not in (None, "torch")
+            or precision not in (None, "f32")
+        ):
             raise InputError(
-                "mode: expected no report, device, exported file, workers or other backend beside it, found one."
+                "mode: expected no report, device, exported file, workers or other output or backend, found one."
             )
         plan = Plan(mode, rule, measure, max_partitions, micro_batches, batch_size)
         return _segment_distributed(bundle, images, output, plan, options)
     cases = find_cases(images)
     check_output(output, images, cases)
     options |= {"device": device, "backend": backend, "exported": exported, "precision": precision}
+    options |= {"doubt": True} if doubt else {}
     if workers is None:
-        segmenter = open_segmenter(bundle, report, **options)
-        done = (segment_case(segmenter, case, output, report, debug) for case in _show_progress(cases))
+        segmenter = open_segmenter(bundle, outputs, **options)
+        outcomes = [segment_case(segmenter, case, output, outputs, debug) for case in _show_progress(cases)]
     else:
         from .workers import segment_by_workers
 
-        done = segment_by_workers(bundle, cases, output, workers, report, debug, **options)
-        done = (outcome for outcome, _ in zip(done, _show_progress(cases)))
-    rows, problems = zip(*done)
-    if any(rows):
+        done = segment_by_workers(bundle, cases, output, workers, outputs, debug, **options)
+        outcomes = [outcome for outcome, _ in zip(done, _show_progress(cases))]
+    problems = [outcome.problem for outcome in outcomes if outcome.problem]
+    if rows := [outcome.row for outcome in outcomes if outcome.row]:
         from .report import write_index
 
-        write_index(output / "index.html", [row for row in rows if row])
-    problems = [problem for problem in problems if problem]
+        write_index(output / "index.html", rows)
+    if report_json:
+        from ..bundle_path import find_bundle
+        from .case_report import make_manifest, write_json
+
+        entries = [outcome.entry for outcome in outcomes if outcome.entry]
+        write_json(output / "run.json", make_manifest(find_bundle(bundle), entries, problems))
     _finish(output, len(cases), problems)
 
 

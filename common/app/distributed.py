@@ -17,7 +17,8 @@ from ..partitioning.algorithms import partition
 from ..partitioning.distributed import DistributedNetwork, PipelinedNetwork, SharedNetwork
 from ..partitioning.layers import measure_layers
 from ..partitioning.processes import agree, gather, is_loss
-from .segmenter import Segmenter, segment_to_folder
+from .folder import segment_to_folder
+from .segmenter import Segmenter
 
 MODES = ("pipeline", "data")
 

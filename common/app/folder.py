@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,29 +13,91 @@ import nibabel as nib
 from ..errors import InputError, tell_failure
 from ..files import PathLike
 from ..kits.masks import write_mask
+from ..runtimes.packages import import_package
 from ..runtimes.scans import open_without_torch
+
+# a structured report measures a segmentation, which it refers to and comes with
+SUFFIXES = {
+    "nifti": (".nii.gz",),
+    "seg.nrrd": (".seg.nrrd",),
+    "dicom-seg": (".seg.dcm",),
+    "dicom-sr": (".seg.dcm", ".sr.dcm"),
+}
+PACKAGES = {"seg.nrrd": "slicerio", "dicom-seg": "highdicom", "dicom-sr": "highdicom"}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """
+    What is wanted of every case.
+
+    Args:
+        formats: keys of `SUFFIXES`.
+        page: `<case>.html`.
+        report_json: `<case>.json`, see `case_report`.
+
+    Raises:
+        InputError: when a format is unknown, or its package is missing.
+    """
+
+    formats: tuple[str, ...] = ("nifti",)
+    page: bool = False
+    report_json: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.formats:
+            if name not in SUFFIXES:
+                raise InputError(f"output-format: expected one of {', '.join(SUFFIXES)}, found {name}.")
+            if name in PACKAGES:
+                import_package(PACKAGES[name])
+
+    @property
+    def described(self) -> bool:
+        """Whether findings and warnings are wanted."""
+        return self.page or self.report_json
+
+    def list_files(self, folder: Path, case: str) -> list[Path]:
+        """All files of a case."""
+        suffixes = [suffix for name in ("nifti", *self.formats) for suffix in SUFFIXES[name]]
+        suffixes += [".html"] * self.page + [".json"] * self.report_json
+        return [folder / f"{case}{suffix}" for suffix in dict.fromkeys(suffixes)]
+
+    def check_source(self, image: str, series: str | None) -> None:
+        """
+        Raises:
+            InputError: when the image cannot give what is wanted.
+        """
+        if any(name.startswith("dicom") for name in self.formats):
+            from .dicom_results import check_source
+
+            check_source(image, series)
+
+
+NIFTI_ALONE = Outputs()
 
 
 class CaseSegmenter(Protocol):
     """What both `Segmenter` and `ScanSegmenter` are."""
+
+    series: str | None
 
     def fingerprint(self, case: Mapping[str, str]) -> str: ...
 
     def segment(self, case: Mapping[str, str]) -> Any: ...
 
 
-def open_segmenter(bundle: PathLike, report: bool = False, **options: Any) -> CaseSegmenter:
+def open_segmenter(bundle: PathLike, outputs: Outputs = NIFTI_ALONE, **options: Any) -> CaseSegmenter:
     """
     What segments cases by a bundle: without PyTorch where that can do it, see `open_without_torch`, else `Segmenter`.
 
     Args:
-        report: whether pages are wanted, which takes the latter.
+        outputs: what is wanted; more than NIfTI takes the latter.
         options: of the `Segmenter`.
 
     Raises:
         InputError: see `Segmenter`.
     """
-    segmenter = None if report else open_without_torch(bundle, **options)
+    segmenter = open_without_torch(bundle, **options) if outputs == NIFTI_ALONE else None
     if segmenter is None:
         from .segmenter import Segmenter  # which imports PyTorch and MONAI
 
@@ -42,34 +105,52 @@ def open_segmenter(bundle: PathLike, report: bool = False, **options: Any) -> Ca
     return segmenter
 
 
-def segment_case(
-    segmenter: CaseSegmenter, case: Mapping[str, str], output_dir: Path, report: bool = False, debug: bool = False
-) -> tuple[dict[str, Any], str]:
+@dataclass(frozen=True)
+class Outcome:
     """
-    The same as `segment_to_folder`, for one case among many: what is wrong with it is printed and given back.
+    What became of a case.
 
-    Returns:
-        its row of the reports' index, empty without; its problem, empty with none.
+    Args:
+        row: of the reports' index; empty without pages.
+        entry: of the run's manifest; empty where the case failed.
+        problem: the line that says why; empty with none.
     """
+
+    row: Mapping[str, Any] = field(default_factory=dict)
+    entry: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+def segment_case(
+    segmenter: CaseSegmenter,
+    case: Mapping[str, str],
+    output_dir: Path,
+    outputs: Outputs = NIFTI_ALONE,
+    debug: bool = False,
+) -> Outcome:
+    """The same as `segment_to_folder`, for one case among many: what is wrong with it is printed and given back."""
     name = case["case"]
     try:
-        segment_to_folder(segmenter, case, output_dir, report)
-        if not report:
-            return {}, ""
-        from .segmenter import measure_file
+        seconds = segment_to_folder(segmenter, case, output_dir, outputs)
+        row = {}
+        if outputs.page:
+            from .outputs import measure_file
 
-        return {"case": name, "report": f"{name}.html", **measure_file(output_dir / f"{name}.nii.gz")}, ""
+            row = {"case": name, "report": f"{name}.html", **measure_file(output_dir / f"{name}.nii.gz")}
     except Exception as error:
-        return {}, tell_failure(name, error, debug)
+        return Outcome(problem=tell_failure(name, error, debug))
+    files = [file.name for file in outputs.list_files(output_dir, name)]
+    return Outcome(row, {"case": name, "status": "segmented" if seconds else "done before", "files": files})
 
 
 def segment_to_folder(
-    segmenter: CaseSegmenter, case: Mapping[str, str], output_dir: Path, report: bool = False
+    segmenter: CaseSegmenter, case: Mapping[str, str], output_dir: Path, outputs: Outputs = NIFTI_ALONE
 ) -> dict[str, float]:
     """
-    Write `<case>.nii.gz`, uint8 on the case's own grid, and `<case>.html` if a report is wanted, each in one piece.
+    Write `<case>.nii.gz`, uint8 on the case's own grid, and all else that is wanted, each file in one piece.
 
-    A case that was segmented before, from the same file by the same weights, is left as it is.
+    `<case>.nii.gz` is written last: by it a second run knows what is done. A case that was segmented before, from the
+    same file by the same weights, is left as it is.
 
     Returns:
         the seconds of every step; none for a case that was left.
@@ -77,25 +158,21 @@ def segment_to_folder(
     Raises:
         InputError: when the image is bad, a file cannot be written, or `<case>.nii.gz` holds another segmentation.
     """
-    path, page = (output_dir / f"{case['case']}{suffix}" for suffix in (".nii.gz", ".html"))
+    files = outputs.list_files(output_dir, case["case"])
     fingerprint = segmenter.fingerprint(case)
-    if is_done(path, fingerprint) and (page.is_file() or not report):
+    if is_done(files[0], fingerprint) and all(file.is_file() for file in files):
         return {}
+    outputs.check_source(case["image"], segmenter.series)
     segmentation = segmenter.segment(case)
     started = time.perf_counter()
     try:
-        if report:
-            from .report import write_report
-            from .segmenter import read_scores
+        if outputs != NIFTI_ALONE:
+            from .outputs import write_outputs
 
-            volumes = segmentation.image, segmentation.prediction, segmentation.spacing_mm
-            scores = read_scores(case, segmentation)
-            write_report(
-                page, case["case"], *volumes, segmenter.describe(case), hu_window=segmenter.hu_window, **scores
-            )
-        write_mask(path, segmentation.label_map, segmentation.meta, fingerprint)
+            write_outputs(segmenter, case, segmentation, output_dir, outputs)
+        write_mask(files[0], segmentation.label_map, segmentation.meta, fingerprint)
     except OSError as error:
-        raise InputError(f"{path}: expected to write it, found: {error.strerror or error}.") from error
+        raise InputError(f"{files[0]}: expected to write it, found: {error.strerror or error}.") from error
     return segmentation.seconds | {"write": time.perf_counter() - started}
 
 

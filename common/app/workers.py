@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import InputError, report_warnings
 from ..files import PathLike
 from ..runtimes.plain import count_threads
-from .folder import open_segmenter, segment_case
+from .folder import NIFTI_ALONE, Outcome, Outputs, open_segmenter, segment_case
 
 THREADS = "OMP_NUM_THREADS"  # which PyTorch, too, reads when it starts
 # of a worker process: what segments there
@@ -27,10 +27,10 @@ def segment_by_workers(
     cases: Sequence[Mapping[str, str]],
     output_dir: Path,
     workers: int,
-    report: bool = False,
+    outputs: Outputs = NIFTI_ALONE,
     debug: bool = False,
     **options: Any,
-) -> Iterator[tuple[dict[str, Any], str]]:
+) -> Iterator[Outcome]:
     """
     Segment cases in processes of their own, and give what `segment_case` gives of every case, in order.
 
@@ -46,14 +46,14 @@ def segment_by_workers(
     threads = count_threads()
     if not 1 <= workers <= threads:
         raise InputError(f"workers: expected 1 to {threads}, the cores that there are, found {workers}.")
-    open_segmenter(bundle, report, **options)  # what is wrong is told once, and the network exported once
+    open_segmenter(bundle, outputs, **options)  # what is wrong is told once, and the network exported once
     before = os.environ.get(THREADS)
     os.environ[THREADS] = str(threads // workers)
     context = multiprocessing.get_context("spawn")  # threads do not survive a fork
-    start = partial(_start, bundle, report, options)
+    start = partial(_start, bundle, outputs, options)
     try:
         with ProcessPoolExecutor(min(workers, len(cases)), context, start) as pool:
-            futures = [pool.submit(_segment, case, output_dir, report, debug) for case in cases]
+            futures = [pool.submit(_segment, case, output_dir, outputs, debug) for case in cases]
             yield from (future.result() for future in futures)
     except BrokenProcessPool as error:
         raise InputError(
@@ -65,11 +65,11 @@ def segment_by_workers(
         os.environ |= {THREADS: before} if before else {}
 
 
-def _start(bundle: PathLike, report: bool, options: Mapping[str, Any]) -> None:
+def _start(bundle: PathLike, outputs: Outputs, options: Mapping[str, Any]) -> None:
     # a pool's processes would wait for ever for one that was killed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     report_warnings()
-    _SEGMENTER.append(open_segmenter(bundle, report, **options))
+    _SEGMENTER.append(open_segmenter(bundle, outputs, **options))
 
 
 def _end_with_parent() -> None:
@@ -77,5 +77,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _segment(case: Mapping[str, str], output_dir: Path, report: bool, debug: bool) -> tuple[dict[str, Any], str]:
-    return segment_case(_SEGMENTER[0], case, output_dir, report, debug)
+def _segment(case: Mapping[str, str], output_dir: Path, outputs: Outputs, debug: bool) -> Outcome:
+    return segment_case(_SEGMENTER[0], case, output_dir, outputs, debug)

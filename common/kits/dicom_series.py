@@ -43,6 +43,7 @@ GROUP_OF = {
 DIRECTION = 1e-3  # that two orientations may differ by, in any cosine
 SHEAR = 0.01  # largest share of a step along the slices instead of across: the same as a NIfTI file may have
 ROUNDED_MM = 0.1  # the coarsest rounding of positions that is taken for one
+Header = tuple[Path, Any]  # a file and its `pydicom.Dataset`
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,28 @@ def read_series(path: Path, series: str | None = None) -> tuple[np.ndarray, np.n
         InputError: when the series is not clear, ITK cannot decode it, or its slices are no evenly spaced stack: what
             is wrong, with the one or two files that show it.
     """
+    headers, planes, order, affine = _stack(path, series)
+    voxels = _decode([file for file, _ in headers], planes, (len(planes), headers[0][1].Rows, headers[0][1].Columns))
+    return voxels[order].transpose(), affine
+
+
+def read_order(path: Path, series: str | None = None) -> tuple[list[Path], np.ndarray, np.ndarray]:
+    """
+    Where the voxels of `read_series` come from.
+
+    Returns:
+        the files; for every slice of the volume, the number of its file or, in a file of many frames, of its frame; the
+        affine (4, 4) to right, anterior, superior in mm.
+
+    Raises:
+        InputError: see `read_series`.
+    """
+    headers, _, order, affine = _stack(path, series)
+    return [file for file, _ in headers], order, affine
+
+
+def _stack(path: Path, series: str | None) -> tuple[list[Header], list[Plane], np.ndarray, np.ndarray]:
+    """Headers, planes in the order of files and frames, the order in which they stand in space, and their affine."""
     import pydicom
 
     headers = _choose(path, series)
@@ -99,9 +122,7 @@ def read_series(path: Path, series: str | None = None) -> tuple[np.ndarray, np.n
         _check_alike(headers)
         planes = [plane for file, header in headers for plane in _read_planes(file, header)]
         thickness = _get(headers[0][1], "SpacingBetweenSlices", 0) or _get(headers[0][1], "SliceThickness", 0)
-    order, affine = stack_planes(path, planes, thickness)
-    voxels = _decode([file for file, _ in headers], planes, (len(planes), headers[0][1].Rows, headers[0][1].Columns))
-    return voxels[order].transpose(), affine
+    return headers, planes, *stack_planes(path, planes, thickness)
 
 
 def stack_planes(path: Path, planes: Sequence[Plane], thickness: object = None) -> tuple[np.ndarray, np.ndarray]:
@@ -169,9 +190,6 @@ def _fit_line(path: Path, planes: Sequence[Plane], normal: np.ndarray) -> tuple[
 def _refuse_pair(path: Path, expected: str, found: str, *planes: Plane) -> None:
     names = " and ".join(dict.fromkeys(plane.file.name for plane in planes))
     raise InputError(f"{path}: expected {expected}, found {found} ({names}).")
-
-
-Header = tuple[Path, Any]
 
 
 def _read_folder(folder: Path) -> dict[str, list[Header]]:

@@ -71,7 +71,7 @@ def test_controls_and_pictures_have_names(page):
     html = page(label=make_label_map())
     assert re.findall(r'<input type="checkbox" checked data-source="(.*?)">', html) == ["prediction", "label"]
     assert all("aria-label=" in tag for tag in re.findall(r"<button .*?>|<input type=\"range\".*?>", html))
-    assert all('alt="Axial slice ' in tag for tag in re.findall(r"<img .*?>", html))
+    assert all(re.search(r'alt="(Axial slice|Whole scan|Coronal|Sagittal) ', t) for t in re.findall(r"<img .*?>", html))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from bundle_runs import ROOT, read, run_well
 
-from common.app.segmenter import Segmenter, keep_largest_components, measure_file
+from common.app.outputs import measure_file
+from common.app.segmenter import Segmenter, keep_largest_components
 from common.errors import InputError, find_input_error
 
 
@@ -86,9 +87,7 @@ def test_whatever_a_case_raises_is_one_line_with_its_name_and_the_rest_is_done(
     assert "in break_down" in capsys.readouterr().err
 
 
-def test_warnings_stand_on_lines_of_their_own(
-    weighted_bundle, cases, change, run_door, tmp_path, capsys, monkeypatch
-):
+def test_warnings_stand_on_lines_of_their_own(weighted_bundle, cases, change, run_door, tmp_path, capsys, monkeypatch):
     change(cases / "scan0_synthetic.nii.gz", voxels=lambda v: v.clip(-79, 304) / 77.0)
     monkeypatch.setattr("warnings.showwarning", warnings.showwarning)  # given back at the end
     with warnings.catch_warnings():

@@ -12,7 +12,8 @@ import pytest
 from bundle_runs import SLICES, needs_slices
 from distributed_runs import start_distributed
 
-from common.app.segmenter import Segmenter, segment_to_folder
+from common.app.folder import segment_to_folder
+from common.app.segmenter import Segmenter
 from common.errors import InputError
 from common.kits.cases import find_cases
 

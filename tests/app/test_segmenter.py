@@ -75,8 +75,9 @@ def test_a_bad_image_in_memory_is_one_line(image, affine, words, segmenter):
         raise error
 
 
-def test_a_name_that_is_no_nifti_is_refused(segmenter, scan, tmp_path):
-    with pytest.raises(InputError, match=r"mask.png: expected a name that ends in .nii.gz or .nii, found another"):
+def test_a_name_of_no_known_format_is_refused(segmenter, scan, tmp_path):
+    words = "mask.png: expected a name that ends in .nii.gz, .nii, .seg.nrrd, .dcm, found another"
+    with pytest.raises(InputError, match=words):
         segmenter(scan).save(tmp_path / "mask.png")
     assert not (tmp_path / "mask.png").exists()
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_properties import JSON, STEADY
 
-from common.app.segmenter import is_done
+from common.app.folder import is_done
 from common.bundle_folder import open_bundle
 from common.errors import InputError
 from common.kits.preprocessing import SliceGrid

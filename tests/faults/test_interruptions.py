@@ -14,7 +14,8 @@ import pytest
 import torch
 from bundle_runs import BUNDLES, POCKET
 
-from common.app.segmenter import Segmenter, segment_to_folder
+from common.app.folder import segment_to_folder
+from common.app.segmenter import Segmenter
 from common.errors import InputError
 from common.kits.cases import find_cases
 from common.kits.scores import write_table

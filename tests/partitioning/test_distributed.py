@@ -16,7 +16,8 @@ import torch
 from bundle_runs import BUNDLES
 from distributed_runs import Run, start_distributed
 
-from common.app.segmenter import Segmenter, segment_to_folder
+from common.app.folder import segment_to_folder
+from common.app.segmenter import Segmenter
 from common.bundle_folder import build_on_meta
 from common.kits.cases import find_cases
 from common.networks import LiteUNet

@@ -41,7 +41,7 @@ def write_series(
     image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(steps / spacing_mm)))
     image.SetOrigin(first.tolist())
     tags = {"0008|0060": "CT", "0010|0010": "synthetic", "0020|000e": series, "0028|1052": str(INTERCEPT_HU)}
-    tags |= {"0028|1053": "1", "0020|000d": "1.2"}
+    tags |= {"0028|1053": "1", "0020|000d": "1.2", "0020|0052": "1.2.9"}
     dicom = itk.GDCMImageIO.New()
     dicom.SetKeepOriginalUID(True)
     dictionary = dicom.GetMetaDataDictionary()

@@ -16,12 +16,12 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from . import __version__
+from .bundle_path import SOURCE, find_bundle, find_config
 from .errors import InputError
 from .files import PathLike
 
 # the name that the copy of this package has in a bundle: bundles of two versions must not share one
 PACKAGE = f"kits_lite_v{__version__.replace('.', '_')}"
-SOURCE = Path(__file__).parent
 
 
 def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
@@ -40,9 +40,7 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
         [16, 32, 64, 128, 256]
     """
     folder = find_bundle(bundle)
-    config_file = folder / f"configs/{config}.json"
-    if not config_file.is_file():
-        raise InputError(f"{bundle}: expected a bundle folder, found no configs/{config}.json in it.")
+    config_file = find_config(bundle, config)
     if str(folder) not in sys.path:
         sys.path.insert(1, str(folder))  # where the `_target_`s of its configs are
     if __package__ != PACKAGE and PACKAGE not in sys.modules and _holds_this_package(folder):
@@ -50,15 +48,13 @@ def open_bundle(bundle: PathLike, config: str = "inference") -> ConfigParser:
     if "#" in str(folder) or "::" in str(folder):
         raise InputError(f"{folder}: expected a path without # or ::, which MONAI's configs read as a way into them.")
     parser = ConfigParser()
-    parser.read_config(config_file)
-    parser["bundle_root"] = str(folder)
+    try:
+        parser.read_config(config_file)
+        parser["bundle_root"] = str(folder)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OSError) as error:
+        found = " ".join(str(error).split())
+        raise InputError(f"{config_file}: expected a config in JSON, found none ({found}).") from error
     return parser
-
-
-def find_bundle(bundle: PathLike) -> Path:
-    """The folder of a bundle: the one that is named, or in a checkout that of this name in `bundles/`."""
-    listed = SOURCE.parent / "bundles" / bundle
-    return listed if not Path(bundle).exists() and listed.is_dir() else Path(bundle).resolve()
 
 
 def _holds_this_package(folder: Path) -> bool:

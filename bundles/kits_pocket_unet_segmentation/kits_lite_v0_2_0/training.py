@@ -249,14 +249,25 @@ class RunKeeper:
         """Load the state of the unfinished run, if there is one."""
         if not self.resume or not self.checkpoint_path.is_file():
             return
-        checkpoint = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
-        if checkpoint["run"] != self._describe_run(engine):
+        hint = "--resume false starts afresh, --ckpt_dir keeps both."
+        try:
+            checkpoint = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+            found = checkpoint["run"]
+        except Exception as error:  # the unpickler of a file that is no pickle raises whatever its bytes make it do
             raise InputError(
-                f"{self.checkpoint_path}: expected the unfinished run of these cases and epochs, found another;"
-                " --resume false starts afresh, --ckpt_dir keeps both."
+                f"{self.checkpoint_path}: expected an unfinished run, found a damaged file; {hint}"
+            ) from error
+        if found != self._describe_run(engine):
+            raise InputError(
+                f"{self.checkpoint_path}: expected the unfinished run of these cases and epochs, found another; {hint}"
             )
-        for name, part in self.parts.items():
-            part.load_state_dict(checkpoint[name])
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(checkpoint[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{self.checkpoint_path}: expected the unfinished run of this network, found another; {hint}"
+            ) from error
         engine.state.epoch = checkpoint["epoch"]
         engine.state.iteration = checkpoint["iteration"]
         for name, value in checkpoint["best"].items():

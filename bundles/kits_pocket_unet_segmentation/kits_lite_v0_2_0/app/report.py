@@ -17,16 +17,18 @@ import numpy as np
 from contourpy import contour_generator
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
+from scipy import ndimage
 
 from ..files import NAMES, replace_file
 from ..kits.metrics import measure_case
 from ..kits.overlay import COLORS, LINE_STYLES, turn_axial
 from ..kits.preprocessing import HU_WINDOW
+from ..kits.scan_warnings import ScanWarning
 from ..kits.volumes import LABELS
 
 KEY_SLICES = 6
 # bytes of pictures and contours; 8 MB in all leave the rest for text
-BROWSER_BYTES, KEY_SLICES_BYTES = 7_200_000, 600_000
+BROWSER_BYTES, KEY_SLICES_BYTES, VIEW_BYTES = 6_800_000, 600_000, 100_000
 # longer edge in pixels at most, WebP quality
 QUALITIES = ((512, 80), (512, 65), (512, 50), (512, 35), (512, 20), (384, 30), (320, 30), (256, 30), (192, 10))
 WORDS = {"tumor": "tumour", "dice": "Dice", "ml": "(ml)", "mm": "(mm)"}
@@ -42,9 +44,15 @@ def write_report(
     label: np.ndarray | None = None,
     scores: Mapping[str, float] | None = None,
     hu_window: Sequence[float] = HU_WINDOW,
+    findings: Mapping[str, object] | None = None,
+    found: Sequence[ScanWarning] = (),
+    doubt: Mapping[str, Mapping[str, object]] | None = None,
 ) -> None:
     """
     Write one HTML page: key slices, a browser of all slices with foreground, volumes, scores and provenance.
+
+    The whole scan is shown too, projected from the front and from the side, where findings far from the kidneys are
+    seen at once, and the coronal and sagittal plane through the largest lesion, or through the findings.
 
     The page stays below 8 MB: every slice may take an equal share of what is left of the budget, and where its picture
     takes more, this slice and all after it go one step down `QUALITIES`, from 512 pixels at WebP quality 80 to 192
@@ -60,6 +68,7 @@ def write_report(
         label: official label map on the same grid.
         scores: scores of the prediction, see `score_case`.
         hu_window: what 0 and 255 of the image stand for.
+        findings, found, doubt: of the prediction, see `describe_findings`, `find_scan_warnings` and `judge`.
 
     Raises:
         ValueError: when the image is not uint8 and 3-D, or a label map is of another shape or holds other labels.
@@ -87,6 +96,10 @@ def write_report(
         "notes": notes,
         "key_slices": {s["index"]: s for s in _draw_slices(image, label_maps, sorted(notes), KEY_SLICES_BYTES)},
         "slices": _draw_slices(image, label_maps, shown, BROWSER_BYTES),
+        "views": [*_draw_views(image, label_maps, spacing_mm)],
+        "findings": findings,
+        "found": found,
+        "doubt": doubt or {},
         "measures": {name: measure_case(label_map, spacing_mm) for name, label_map in label_maps.items()},
         "scores": scores or {},
         "provenance": provenance,
@@ -166,6 +179,51 @@ def _draw_slices(
             quality += 1
         budget_bytes -= len(picture) + len(str(contours))
         yield {"index": index, "image": picture, "contours": contours}
+
+
+def _draw_views(
+    image: np.ndarray, label_maps: Mapping[str, np.ndarray], spacing_mm: Sequence[float]
+) -> Iterator[dict[str, object]]:
+    """Yield coronal and sagittal pictures, each with its contours, size in pixels and ratio of width to height."""
+    planes = [("Whole scan from the front", 1, None), ("Whole scan from the left", 0, None)]
+    place, what = _find_place(label_maps["prediction"])
+    if place is not None:
+        planes += [(f"Coronal through {what}", 1, place[1]), (f"Sagittal through {what}", 0, place[0])]
+    for title, axis, index in planes:
+        # (X or Y, Z) turned like an axial slice: head up, the patient's right or front on the left
+        pixels = image.mean(axis=axis).astype(np.uint8) if index is None else image.take(index, axis=axis)
+        masks = {
+            source: turn_axial(label_map.max(axis=axis) if index is None else label_map.take(index, axis=axis))
+            for source, label_map in label_maps.items()
+        }
+        coarseness = 1
+        while len(str(contours := _trace_all(masks, coarseness))) > VIEW_BYTES / 2 and coarseness < 16:
+            coarseness *= 2
+        height, width = next(iter(masks.values())).shape
+        yield {
+            "title": title,
+            "image": _encode(turn_axial(pixels), *QUALITIES[1]),
+            "contours": contours,
+            "width": width,
+            "height": height,
+            "aspect": width * spacing_mm[1 - axis] / (height * spacing_mm[2]),
+            "ends": ("R", "L") if axis == 1 else ("A", "P"),
+        }
+
+
+def _find_place(label_map: np.ndarray) -> tuple[tuple[int, ...] | None, str]:
+    """Centre of the largest lesion, else of all kidney tissue, in voxels, and what it is; None where neither is."""
+    for name, what in (("tumor", "the largest lesion"), ("kidney", "the kidneys")):
+        where = (ndimage.find_objects((label_map == LABELS[name]).view(np.uint8)) or [None])[0]
+        if where is None:
+            continue
+        mask = label_map[where] == LABELS[name]
+        if name == "tumor":
+            pieces, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+            mask = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
+        middle = np.argwhere(mask).mean(axis=0).round().astype(int)
+        return tuple(int(at + axis.start) for at, axis in zip(middle, where)), what
+    return None, ""
 
 
 def _encode(pixels: np.ndarray, longer_edge: int, quality: int) -> str:

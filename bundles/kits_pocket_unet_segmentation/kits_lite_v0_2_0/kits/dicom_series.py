@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 
 from ..errors import InputError
 from ..files import PathLike
@@ -44,6 +43,7 @@ GROUP_OF = {
 DIRECTION = 1e-3  # that two orientations may differ by, in any cosine
 SHEAR = 0.01  # largest share of a step along the slices instead of across: the same as a NIfTI file may have
 ROUNDED_MM = 0.1  # the coarsest rounding of positions that is taken for one
+Header = tuple[Path, Any]  # a file and its `pydicom.Dataset`
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,37 @@ def read_series(path: Path, series: str | None = None) -> tuple[np.ndarray, np.n
         InputError: when the series is not clear, ITK cannot decode it, or its slices are no evenly spaced stack: what
             is wrong, with the one or two files that show it.
     """
+    headers, planes, order, affine = _stack(path, series)
+    voxels = _decode([file for file, _ in headers], planes, (len(planes), headers[0][1].Rows, headers[0][1].Columns))
+    return voxels[order].transpose(), affine
+
+
+def read_order(path: Path, series: str | None = None) -> tuple[list[Path], np.ndarray, np.ndarray]:
+    """
+    Where the voxels of `read_series` come from.
+
+    Returns:
+        the files; for every slice of the volume, the number of its file or, in a file of many frames, of its frame; the
+        affine (4, 4) to right, anterior, superior in mm.
+
+    Raises:
+        InputError: see `read_series`.
+    """
+    headers, _, order, affine = _stack(path, series)
+    return [file for file, _ in headers], order, affine
+
+
+def _stack(path: Path, series: str | None) -> tuple[list[Header], list[Plane], np.ndarray, np.ndarray]:
+    """Headers, planes in the order of files and frames, the order in which they stand in space, and their affine."""
+    import pydicom
+
     headers = _choose(path, series)
     with pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that break a rule of DICOM and do not matter here
         _check_alike(headers)
         planes = [plane for file, header in headers for plane in _read_planes(file, header)]
         thickness = _get(headers[0][1], "SpacingBetweenSlices", 0) or _get(headers[0][1], "SliceThickness", 0)
-    order, affine = stack_planes(path, planes, thickness)
-    voxels = _decode([file for file, _ in headers], planes, (len(planes), headers[0][1].Rows, headers[0][1].Columns))
-    return voxels[order].transpose(), affine
+    return headers, planes, *stack_planes(path, planes, thickness)
 
 
 def stack_planes(path: Path, planes: Sequence[Plane], thickness: object = None) -> tuple[np.ndarray, np.ndarray]:
@@ -170,9 +192,6 @@ def _refuse_pair(path: Path, expected: str, found: str, *planes: Plane) -> None:
     raise InputError(f"{path}: expected {expected}, found {found} ({names}).")
 
 
-Header = tuple[Path, pydicom.Dataset]
-
-
 def _read_folder(folder: Path) -> dict[str, list[Header]]:
     found: dict[str, list[Header]] = {}
     for file in sorted(folder.iterdir()):
@@ -183,7 +202,7 @@ def _read_folder(folder: Path) -> dict[str, list[Header]]:
     return found
 
 
-def _read_header(file: Path) -> pydicom.Dataset | None:
+def _read_header(file: Path) -> Any | None:
     """What `KEYWORDS` name of a DICOM file; None for any other file."""
     try:
         with file.open("rb") as opened:
@@ -192,7 +211,11 @@ def _read_header(file: Path) -> pydicom.Dataset | None:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            import pydicom  # which nobody needs for NIfTI
+
             return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[*KEYWORDS], force=True)
+    except ImportError:
+        raise
     except Exception:  # whatever the bytes of another kind of file lead to
         return None
 
@@ -231,7 +254,7 @@ def _check_alike(headers: Sequence[Header]) -> None:
             raise InputError(f"{other}: expected one file with all frames, found {file.name} and others beside it.")
 
 
-def _read_planes(file: Path, header: pydicom.Dataset) -> list[Plane]:
+def _read_planes(file: Path, header: Any) -> list[Plane]:
     """The slices of a file: one, or one for every frame."""
     planes = []
     for frame in range(int(header.get("NumberOfFrames") or 1)):
@@ -255,7 +278,7 @@ def _read_planes(file: Path, header: pydicom.Dataset) -> list[Plane]:
     return planes
 
 
-def _get(header: pydicom.Dataset, keyword: str, frame: int) -> Any:
+def _get(header: Any, keyword: str, frame: int) -> Any:
     """A value of a frame: of its own group, of the group that all frames share, or of an image with a single frame."""
     own = header.get("PerFrameFunctionalGroupsSequence") or []
     for item in (*own[frame : frame + 1], *(header.get("SharedFunctionalGroupsSequence") or [])):

@@ -59,6 +59,21 @@ def write_mask(path: PathLike, mask: np.ndarray, meta: Mapping[str, Any], finger
             image.to_stream(file)
 
 
+def keep_largest_components(label_map: np.ndarray, count: int) -> None:
+    """Set all but the largest connected components (26 neighbours) of the foreground to background, in place."""
+    from scipy import ndimage  # half a second that few need wait
+
+    found = ndimage.find_objects((label_map > 0).view(np.uint8))
+    if not found:
+        return
+    inside = label_map[found[0]]
+    components, number = ndimage.label(inside, structure=np.ones((3, 3, 3)))
+    sizes = np.bincount(components.ravel())[1:]
+    kept = np.zeros(number + 1, bool)
+    kept[1 + np.argsort(sizes)[::-1][:count]] = True
+    inside[~kept[components]] = 0
+
+
 def make_fingerprint(
     image: PathLike,
     weights_sha256: str,

@@ -6,11 +6,11 @@ import io
 import os
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from ..bundle_path import check_weights
 from ..errors import InputError
 from ..files import replace_file
 
@@ -32,15 +32,6 @@ def load_weights(network: nn.Module, path: str | os.PathLike | None) -> nn.Modul
         raise InputError(f"{path}: weights of another network: {difference}.")
     network.load_state_dict(weights)
     return network
-
-
-def check_weights(path: str | os.PathLike) -> None:
-    """
-    Raises:
-        InputError: when there is no file of weights.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no weights here; train first, or download the bundle with its weights.")
 
 
 def read_weights(path: str | os.PathLike) -> dict:

@@ -26,13 +26,12 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from ..bundle_folder import find_bundle, open_bundle
+from ..bundle_path import check_weights
 from ..errors import InputError
 from ..files import PathLike, hash_file, replace_file
 from ..networks import fold_weight_standardization
-from ..networks.weights import check_weights
 from .packages import import_package
-
-METADATA = "metadata.json"
+from .plain import METADATA, describe_definition, mark_network
 
 
 class NamedNetwork(nn.Module):
@@ -90,7 +89,10 @@ def export_bundle(bundle: PathLike, format: str, output_dir: PathLike) -> Path:
     parser = open_bundle(bundle)
     parser["device"] = "cpu"
     network = parser.get_parsed_content("network")
-    metadata = read_metadata(find_bundle(bundle) / "configs" / METADATA, parser.get_parsed_content("weights"))
+    weights = parser.get_parsed_content("weights")
+    metadata = read_metadata(find_bundle(bundle) / "configs" / METADATA, weights)
+    definitions = describe_definition(parser.config["network_def"]), parser.get_parsed_content("network_def")
+    metadata |= mark_network(*definitions)
     path = Path(output_dir) / f"{find_bundle(bundle).name}{FORMATS[format]}"
     export_network(network, path, metadata)
     return path

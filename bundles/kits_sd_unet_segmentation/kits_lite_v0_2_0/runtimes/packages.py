@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import os
 import sys
 from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -46,3 +49,19 @@ def describe_cpu() -> str:
     """What OpenVINO calls this CPU, and whether it computes in bfloat16."""
     name = open_core().get_property("CPU", "FULL_DEVICE_NAME")
     return f"{name} with{'' if has_bf16() else 'out'} bf16"
+
+
+@cache
+def has_cuda() -> bool:
+    """Whether PyTorch is here and has a GPU; it takes seconds to import, and is asked only where there is a driver."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        if not os.path.exists("/dev/kfd"):  # AMD's
+            return False
+    return find_spec("torch") is not None and importlib.import_module("torch").cuda.is_available()
+
+
+def choose_cpu_backend() -> str:
+    """OpenVINO where it is installed, else PyTorch, else ONNX Runtime."""
+    return next((name for name in ("openvino", "torch", "onnxruntime") if find_spec(name)), "torch")

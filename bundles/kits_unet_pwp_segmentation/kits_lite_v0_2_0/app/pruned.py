@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from ..compression.channels import prune_channels, scale_channels
 from ..compression.complexity import measure_complexity
 from ..compression.zeros import METHODS, LayerSparsity, measure_sparsity, prune_weights
 from ..errors import InputError
+from ..files import check_writable
 from ..networks import LiteUNet, load_weights
 from ..networks.weights import save_weights
 from .card import count_complexity, count_zeros, render_weights, replace_weights_text
@@ -100,14 +102,15 @@ def write_pruned_bundle(
     bundle = find_bundle(bundle)
     if output.exists():
         raise InputError(f"{output}: expected a new folder, found one that exists.")
+    check_writable(output.parent)
     if dataset_dir is None and (finetuning or pruning.importance == "taylor"):
         raise InputError("dataset_dir: expected a KiTS folder to fine-tune on or take gradients from, found none.")
     weights = bundle / "models/model.pt"
     network = load_weights(_build_network(bundle), weights)
     pruned = _prune(network, pruning, bundle, dataset_dir, options or {})
 
-    part = output.with_name(f".{output.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    # a run that was killed may have left another's, which what it started may still write to
+    part = output.with_name(f".{os.getpid()}.{output.name}.part")
     try:
         shutil.copytree(bundle, part, ignore=NOT_COPIED)
         _write_channels(part, pruned.channels)
@@ -122,10 +125,17 @@ def write_pruned_bundle(
         shape = metadata["complexity"]["input_shape"]
         before, after = _measure(network, weights, shape), _measure(pruned, part / "models/model.pt", shape)
         original = _write_card(part, metadata, network, pruned, pruning)
-        part.rename(output)
+        _put_in_place(part, output)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return PrunedBundle(output, original, before, after, measure_sparsity(pruned))
+
+
+def _put_in_place(part: Path, output: Path) -> None:
+    try:
+        part.rename(output)
+    except OSError as error:  # somebody else was faster
+        raise InputError(f"{output}: expected a new folder, found: {error.strerror or error}.") from error
 
 
 def read_channels(text: str) -> list[int]:

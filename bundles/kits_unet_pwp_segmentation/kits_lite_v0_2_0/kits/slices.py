@@ -75,7 +75,7 @@ def prepare_slices(
         except InputError as error:
             problems.append(str(error))
             continue
-        if not files[-1].is_file():
+        if not _is_whole(files[-1]):
             missing.append((case, files[-1]))
     if missing:
         _reserve_space(missing, cache_dir, grid)
@@ -98,6 +98,15 @@ def _name_cache_file(case: Mapping[str, str], settings: Sequence[object]) -> str
     source = hashlib.sha256(repr([str(p) for p in paths] + [*settings]).encode()).hexdigest()[:12]
     state = hashlib.sha256(repr([(p.stat().st_size, p.stat().st_mtime_ns) for p in paths]).encode()).hexdigest()[:12]
     return f"{name_case(paths[0])}-{source}-{state}.npy"
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a cache file is there and can be mapped; what a disk has damaged is prepared anew."""
+    try:
+        volume = np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return volume.ndim == 4 and volume.shape[1] == 2 and volume.dtype == np.uint8
 
 
 def _reserve_space(missing: Sequence[tuple[Mapping, Path]], cache_dir: Path, grid: SliceGrid) -> None:
@@ -123,7 +132,7 @@ def _reserve_space(missing: Sequence[tuple[Mapping, Path]], cache_dir: Path, gri
 
 def _prepare_case(case: Mapping[str, str], file: Path, grid: SliceGrid, hu_window: Sequence[float]) -> None:
     with FileLock(file.with_suffix(".lock")):
-        if file.is_file():
+        if _is_whole(file):
             return
         image, label, affine = read_case(case, hu_window)
         image, label = orient_to_ras(image, affine), orient_to_ras(label, affine)

@@ -19,26 +19,25 @@ import numpy as np
 import torch
 from monai.transforms import Invertd
 from monai.utils import ImageMetaKey
-from nibabel.filebasedimages import ImageFileError
-from scipy import ndimage
 from torch import nn
 
 from ..bundle_folder import build_on_meta, find_bundle, open_bundle
 from ..compression.complexity import count_parameters
 from ..errors import InputError
 from ..files import PathLike, hash_file
-from ..kits.masks import make_fingerprint, write_mask
-from ..kits.metrics import measure_case, score_case
-from ..kits.preprocessing import HU_WINDOW, orient_to_ras, spacing_in_ras
-from ..kits.volumes import LABELS, NIFTI_SUFFIXES, open_volume, read_label
+from ..kits.masks import keep_largest_components, make_fingerprint, write_mask
+from ..kits.preprocessing import HU_WINDOW
+from ..kits.volumes import LABELS, NIFTI_SUFFIXES
 from ..runtimes.run import check_device, choose_backend, open_network
-from .report import write_report
+from .dicom_results import Algorithm, make_segmentation, write_dicom
+from .slicer_files import write_seg_nrrd
 
 PACKAGES = ("torch", "monai", "nibabel", "numpy")
 OPTIONAL_PACKAGES = ("onnxruntime", "openvino", "nncf", "itk")
 # of arrays; others are stored as float32
 NIFTI_TYPES = (np.uint8, np.int16, np.int32, np.float32, np.float64)
 STEPS = ("read", "orient", "infer", "restore")
+SUFFIXES = (*NIFTI_SUFFIXES, ".seg.nrrd", ".dcm")
 
 
 @dataclass
@@ -52,6 +51,9 @@ class Segmentation:
         affine: (4, 4) of that grid, to RAS mm.
         meta: of the image, see `write_mask`.
         seconds: of every step.
+        algorithm: what made it.
+        series: of DICOM, where one was chosen.
+        mirrored: like prediction, made of the mirrored image and mirrored back, where that was wanted.
     """
 
     image: np.ndarray
@@ -61,6 +63,9 @@ class Segmentation:
     affine: np.ndarray
     meta: Mapping[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
+    algorithm: Algorithm | None = None
+    series: str | None = None
+    mirrored: np.ndarray | None = None
 
     @property
     def volumes_ml(self) -> dict[str, float]:
@@ -70,17 +75,27 @@ class Segmentation:
 
     def save(self, path: PathLike) -> None:
         """
-        Write the label map as NIfTI, in one piece.
+        Write the label map in one piece, as what the name's ending says.
+
+        Args:
+            path: ends in .nii.gz or .nii; .seg.nrrd, for 3D Slicer; or .dcm, a DICOM Segmentation of a DICOM series.
 
         Raises:
-            InputError: when the name does not end in .nii.gz or .nii, the file cannot be written, or it is the image.
+            InputError: when the name ends otherwise, the file cannot be written, it is the image, or a DICOM
+                Segmentation cannot be made, see `make_segmentation`.
         """
-        if not str(path).endswith(NIFTI_SUFFIXES):
-            raise InputError(f"{path}: expected a name that ends in {' or '.join(NIFTI_SUFFIXES)}, found another.")
-        if Path(path).resolve() == Path(self.meta[ImageMetaKey.FILENAME_OR_OBJ]).resolve():
+        name, image = str(path), self.meta[ImageMetaKey.FILENAME_OR_OBJ]
+        if not name.endswith(SUFFIXES):
+            raise InputError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}, found another.")
+        if Path(path).resolve() == Path(image).resolve():
             raise InputError(f"{path}: expected another file than the image, found the image.")
         try:
-            write_mask(path, self.label_map, self.meta)
+            if name.endswith(".seg.nrrd"):
+                write_seg_nrrd(path, self.label_map, self.affine)
+            elif name.endswith(".dcm"):
+                write_dicom(path, make_segmentation(image, self.label_map, self.algorithm, self.series))
+            else:
+                write_mask(path, self.label_map, self.meta)
         except OSError as error:
             raise InputError(f"{path}: expected to write it, found: {error.strerror or error}.") from error
 
@@ -96,7 +111,8 @@ class Segmenter:
         keep_largest: keep so many connected components (26 neighbours) of kidney and tumour together; None keeps all.
         network: computes in the stead of the bundle's network, as its weights would.
         backend: `"torch"`, `"onnxruntime"` or `"openvino"`; by default as on the command line, see `choose_backend`.
-        exported, precision: see `open_network`.
+        exported, precision: see `open_network`; by default bf16 where OpenVINO runs on a CPU that computes in it.
+        doubt: segment the mirrored image, too, which doubles the time, see `measure_agreement`.
 
     Raises:
         InputError: when the folder is no bundle, its weights are missing or another network's, an argument is wrong, or
@@ -121,13 +137,14 @@ class Segmenter:
         network: Callable[[torch.Tensor], torch.Tensor] | None = None,
         backend: str | None = None,
         exported: PathLike | None = None,
-        precision: str = "f32",
+        precision: str | None = None,
+        doubt: bool = False,
     ) -> None:
         self.bundle = find_bundle(bundle)
         parser = open_bundle(bundle)
         if keep_largest is not None and keep_largest < 1:
             raise InputError(f"keep_largest: expected a positive number, found {keep_largest}.")
-        self.keep_largest, self.series = keep_largest, series
+        self.keep_largest, self.series, self.doubt = keep_largest, series, doubt
         backend = backend or ("torch" if network else choose_backend(device, exported))
         self.backend = backend
         if device is not None:
@@ -136,11 +153,17 @@ class Segmenter:
             parser["preprocessing#transforms#0#reader#series"] = series
         self.device = parser.get_parsed_content("device")
         self.network = open_network(parser, backend, exported, precision) if network is None else network
+        precision = getattr(self.network, "precision", "f32")
         # int8 is a property of a file, see `common.runtimes.quantize`
         stored = getattr(self.network, "metadata", {})
         self.precision = f"{stored['precision']}, the rest {precision}" if "precision" in stored else precision
         self.calibration = stored.get("calibration")
         self.weights_sha256 = hash_file(parser.get_parsed_content("weights"))
+        metadata = json.loads((self.bundle / "configs/metadata.json").read_text())
+        parameters = {"weights_sha256": self.weights_sha256, "backend": backend, "precision": self.precision}
+        if keep_largest:
+            parameters["keep_largest"] = str(keep_largest)
+        self.algorithm = Algorithm(metadata["name"], metadata["version"], parameters)
         self.hu_window = parser.get("hu_window", HU_WINDOW)
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.inferer = parser.get_parsed_content("inferer")
@@ -180,6 +203,9 @@ class Segmenter:
             item = transform(item)
             clock.append(time.perf_counter())
         prediction = self.inferer(item["image"][None].to(self.device), self.network)[0].cpu()
+        mirrored = None
+        if self.doubt:
+            mirrored = self.inferer(item["image"][None].flip(2).to(self.device), self.network)[0, 0].cpu().numpy()[::-1]
         if self.keep_largest:
             keep_largest_components(prediction.numpy()[0], self.keep_largest)
         clock.append(time.perf_counter())
@@ -193,6 +219,9 @@ class Segmenter:
             affine=restored.affine.numpy(),
             meta=restored.meta,
             seconds=dict(zip(STEPS, np.diff(clock).tolist())),
+            algorithm=self.algorithm,
+            series=self.series,
+            mirrored=mirrored,
         )
 
     def describe(self, case: Mapping[str, str]) -> dict[str, str]:
@@ -281,83 +310,3 @@ def _find_version(package: str) -> str:
         return "missing"
 
 
-def keep_largest_components(label_map: np.ndarray, count: int) -> None:
-    """Set all but the largest connected components (26 neighbours) of the foreground to background, in place."""
-    found = ndimage.find_objects((label_map > 0).view(np.uint8))
-    if not found:
-        return
-    inside = label_map[found[0]]
-    components, number = ndimage.label(inside, structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(components.ravel())[1:]
-    kept = np.zeros(number + 1, bool)
-    kept[1 + np.argsort(sizes)[::-1][:count]] = True
-    inside[~kept[components]] = 0
-
-
-def segment_to_folder(
-    segmenter: Segmenter, case: Mapping[str, str], output_dir: Path, report: bool = False
-) -> dict[str, float]:
-    """
-    Write `<case>.nii.gz`, uint8 on the case's own grid, and `<case>.html` if a report is wanted, each in one piece.
-
-    A case that was segmented before, from the same file by the same weights, is left as it is.
-
-    Returns:
-        the seconds of every step; none for a case that was left.
-
-    Raises:
-        InputError: when the image is bad, a file cannot be written, or `<case>.nii.gz` holds another segmentation.
-    """
-    path, page = (output_dir / f"{case['case']}{suffix}" for suffix in (".nii.gz", ".html"))
-    fingerprint = segmenter.fingerprint(case)
-    if is_done(path, fingerprint) and (page.is_file() or not report):
-        return {}
-    segmentation = segmenter.segment(case)
-    started = time.perf_counter()
-    try:
-        if report:
-            volumes = segmentation.image, segmentation.prediction, segmentation.spacing_mm
-            scores = read_scores(case, segmentation)
-            write_report(
-                page, case["case"], *volumes, segmenter.describe(case), hu_window=segmenter.hu_window, **scores
-            )
-        write_mask(path, segmentation.label_map, segmentation.meta, fingerprint)
-    except OSError as error:
-        raise InputError(f"{path}: expected to write it, found: {error.strerror or error}.") from error
-    return segmentation.seconds | {"write": time.perf_counter() - started}
-
-
-def is_done(path: Path, fingerprint: str) -> bool:
-    """
-    Whether a file holds the segmentation that would be written to it.
-
-    Raises:
-        InputError: when it holds another.
-    """
-    if not path.exists():
-        return False
-    try:
-        found = nib.load(path).header["descrip"].item().decode(errors="replace")
-    except (ImageFileError, EOFError, OSError):
-        found = ""
-    if found != fingerprint:
-        raise InputError(
-            f"{path}: expected no file or this case's own segmentation, found another; choose another --output."
-        )
-    return True
-
-
-def read_scores(case: Mapping[str, str], segmentation: Segmentation) -> dict[str, object]:
-    """The label of a case (X, Y, Z) in RAS and the KiTS19 scores of its segmentation, where the case has a label."""
-    if "label" not in case:
-        return {}
-    label = orient_to_ras(read_label(open_volume(case["label"])), open_volume(case["label"]).affine)
-    scores = score_case(segmentation.prediction, label, segmentation.spacing_mm)
-    return {"label": label, "scores": scores}
-
-
-def measure_file(path: Path) -> dict[str, float]:
-    """Volumes, lesions and diameter of a written label map, see `measure_case`."""
-    image = nib.load(path)
-    label_map = orient_to_ras(np.asarray(image.dataobj), image.affine)
-    return measure_case(label_map, spacing_in_ras(image.affine))

@@ -30,13 +30,17 @@ def open_with_itk(path: PathLike, series: str | None = None) -> nib.Nifti1Image:
         InputError: when ITK cannot read the image, or see `read_series`.
     """
     path = Path(path)
-    is_dicom = path.is_dir() or path.name.lower().endswith(DICOM_SUFFIXES)
-    image = nib.Nifti1Image(*(read_series(path, series) if is_dicom else _read_file(path)))
+    image = nib.Nifti1Image(*(read_series(path, series) if is_dicom(path) else _read_file(path)))
     # both forms, since ITK opens no mask whose sform is a little off orthogonal and that has no qform
     image.set_sform(image.affine, "scanner")
     image.set_qform(image.affine, "scanner")
     image.header.set_xyzt_units("mm")
     return image
+
+
+def is_dicom(path: PathLike) -> bool:
+    """Whether a path is read as DICOM: a folder, or a file with its suffix."""
+    return Path(path).is_dir() or str(path).lower().endswith(DICOM_SUFFIXES)
 
 
 def _read_file(path: Path) -> tuple[np.ndarray, np.ndarray]:

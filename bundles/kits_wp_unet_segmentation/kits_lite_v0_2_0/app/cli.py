@@ -62,6 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # not app(): it puts an excepthook of its own in place
         typer.main.get_command(app).main(arguments and list(arguments))
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package == __package__.partition(".")[0]:
+            raise
+        extra = "dicom" if package in ("itk", "pydicom", "highdicom") else "torch"
+        raise InputError(
+            f"{package}: expected this package to be installed, found none; pip install 'kits-lite[{extra}]'."
+        ) from error
     except SystemExit as end:
         if isinstance(end.code, str):  # the words of a process that stops because another is lost
             raise
@@ -75,14 +83,25 @@ def segment(
     output: Folder,
     bundle: Bundle = DEFAULT_BUNDLE,
     report: Annotated[bool, typer.Option("--report", help="Write a page per case, and index.html.")] = False,
+    report_json: Annotated[bool, typer.Option("--report-json", help="Write <case>.json, and run.json.")] = False,
+    output_format: Annotated[
+        list[str] | None,
+        typer.Option(help="Beside NIfTI: seg.nrrd, dicom-seg or dicom-sr; may be given several times."),
+    ] = None,
+    doubt: Annotated[
+        bool, typer.Option("--doubt", help="Segment mirrored, too, and report by how much it differs.")
+    ] = False,
     keep_largest: Annotated[int | None, typer.Option(help="Keep so many of the largest connected pieces.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     backend: Annotated[
         str | None, typer.Option(help="torch, onnxruntime or openvino; by default openvino on a CPU that has it.")
     ] = None,
     exported: Annotated[str | None, typer.Option(help="File that export wrote; by default exported at need.")] = None,
-    precision: Annotated[str, typer.Option(help="f32, or bf16 with openvino.")] = "f32",
+    precision: Annotated[
+        str | None, typer.Option(help="f32 or bf16; by default bf16 with openvino on a CPU that computes in it.")
+    ] = None,
     series: Annotated[str | None, typer.Option(help="UID of the DICOM series, where there are several.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that share cores and cases.")] = None,
     debug: Debug = False,
     mode: Annotated[
         str | None,
@@ -96,34 +115,53 @@ def segment(
 ) -> None:
     """Write <case>.nii.gz, a label map on the image's own grid, for every image; a second run goes on."""
     from ..kits.cases import check_output, find_cases
-    from .report import write_index
-    from .segmenter import Segmenter, measure_file, segment_to_folder
+    from .folder import Outputs, open_segmenter, segment_case
 
     report_warnings()
     options = {"series": series, "keep_largest": keep_largest}
+    outputs = Outputs(tuple(output_format or ["nifti"]), report, report_json)
+    if doubt and not outputs.described:
+        raise InputError("doubt: expected together with --report or --report-json, found neither.")
     mode = mode or ("pipeline" if "TORCHELASTIC_RUN_ID" in os.environ else None)
     if mode is not None:
         from .distributed import Plan
 
-        if report or device or exported or backend not in (None, "torch") or precision != "f32":
-            raise InputError("mode: expected no report, device, exported file or other backend beside it, found one.")
+        if (
+            outputs != Outputs()
+            or device
+            or exported
+            or workers
+            or backend not in (None, "torch")
+            or precision not in (None, "f32")
+        ):
+            raise InputError(
+                "mode: expected no report, device, exported file, workers or other output or backend, found one."
+            )
         plan = Plan(mode, rule, measure, max_partitions, micro_batches, batch_size)
         return _segment_distributed(bundle, images, output, plan, options)
     cases = find_cases(images)
     check_output(output, images, cases)
-    segmenter = Segmenter(bundle, device, backend=backend, exported=exported, precision=precision, **options)
-    rows, problems = [], []
-    for case in _show_progress(cases):
-        name = case["case"]
-        try:
-            segment_to_folder(segmenter, case, output, report)
-            measures = measure_file(output / f"{name}.nii.gz")
-        except Exception as error:
-            problems.append(tell_failure(name, error, debug))
-        else:
-            rows.append({"case": name, "report": f"{name}.html", **measures})
-    if report and rows:
+    options |= {"device": device, "backend": backend, "exported": exported, "precision": precision}
+    options |= {"doubt": True} if doubt else {}
+    if workers is None:
+        segmenter = open_segmenter(bundle, outputs, **options)
+        outcomes = [segment_case(segmenter, case, output, outputs, debug) for case in _show_progress(cases)]
+    else:
+        from .workers import segment_by_workers
+
+        done = segment_by_workers(bundle, cases, output, workers, outputs, debug, **options)
+        outcomes = [outcome for outcome, _ in zip(done, _show_progress(cases))]
+    problems = [outcome.problem for outcome in outcomes if outcome.problem]
+    if rows := [outcome.row for outcome in outcomes if outcome.row]:
+        from .report import write_index
+
         write_index(output / "index.html", rows)
+    if report_json:
+        from ..bundle_path import find_bundle
+        from .case_report import make_manifest, write_json
+
+        entries = [outcome.entry for outcome in outcomes if outcome.entry]
+        write_json(output / "run.json", make_manifest(find_bundle(bundle), entries, problems))
     _finish(output, len(cases), problems)
 
 
@@ -339,9 +377,11 @@ def demo_data(
     seed: Annotated[int, typer.Option(help="Other seeds give other patients.")] = 0,
 ) -> None:
     """Write synthetic CT cases in KiTS19's layout; cases that are there already are left alone."""
+    from ..files import check_writable
     from ..kits.cases import find_cases
     from ..kits.phantom import write_phantom_dataset
 
+    check_writable(output)
     if output.is_dir() and len(list(output.iterdir())) >= count:
         print(f"{len(find_cases(output))} synthetic cases are in {output}")
         return
