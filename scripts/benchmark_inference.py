@@ -1,87 +1,117 @@
-"""Peak memory and time of segmenting a large synthetic volume, file to file: by `Segmenter` and by the workflow."""
+"""File to file: seconds, CPU seconds and peak memory of every way to segment a scan, before a commit and now."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from monai.bundle import ConfigParser
 
-from common.networks.weights import save_weights
+from common.errors import report_input_errors
+from zoo.pages import format_markdown_table
 
-KITS_AFFINE = np.array([[0, 0, -0.8, 0], [0, -0.8, 0, 0], [-0.5, 0, 0, 0], [0, 0, 0, 1]])
-# each runs in a process of its own, whose peak is its own too
+ROOT = Path(__file__).resolve().parents[1]
+SEGMENT = ("-m", "common", "segment", "-b", "{bundle}", "-i", "{scan}", "-o", "{output}")
+WORKFLOW = ("-W", "ignore", "-m", "monai.bundle", "run", "--config_file", "{bundle}/configs/inference.json")
+WORKFLOW += ("--bundle_root", "{bundle}", "--dataset_dir", "{scan}", "--output_dir", "{output}")
+F32 = ("--precision", "f32")
+# whose checkout, and the words of the command
 WAYS = {
-    "Segmenter": """
-from common.app.folder import segment_to_folder
-from common.app.segmenter import Segmenter
-seconds = segment_to_folder(Segmenter(bundle, backend="torch"), find_cases(dataset_dir)[0], Path(output_dir))
-""",
-    "inference.json": """
-from monai.bundle import run
-run(config_file=bundle + "/configs/inference.json", bundle_root=bundle, dataset_dir=dataset_dir, output_dir=output_dir)
-seconds = {}
-""",
+    "segment, before": ("before", SEGMENT),
+    "segment --precision f32": ("now", SEGMENT + F32),
+    "segment": ("now", SEGMENT),
+    "inference.json, before": ("before", WORKFLOW),
+    "inference.json": ("now", WORKFLOW),
 }
-PROGRAM = """
-import json, re, sys, time
-from pathlib import Path
-from common.kits.cases import find_cases
-bundle, dataset_dir, output_dir = sys.argv[1:]
-start = time.perf_counter()
-{way}
-seconds["all"] = time.perf_counter() - start
-# not ru_maxrss, which starts from the peak of the process that started this one
-peak_gb = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9
-print(json.dumps({{"peak_gb": peak_gb, "seconds": seconds}}))
-"""
 
 
-def write_volume(folder: Path, shape: tuple[int, ...], dtype: str) -> None:
-    """A random CT in KiTS19's layout: slices first, IPL; int16 or, as KiTS19 stores it, float64."""
-    slice_hu = np.random.default_rng(0).normal(40, 60, shape[1:])
-    volume = np.broadcast_to(slice_hu, shape).astype(dtype)
-    (folder / "case_00000_synthetic").mkdir(parents=True)
-    nib.save(nib.Nifti1Image(volume, KITS_AFFINE), folder / "case_00000_synthetic/imaging.nii.gz")
+def write_tiled(scan: Path, slices: int, path: Path) -> None:
+    """A scan repeated along its slices, int16, (X, Y, slices) in LPS order: what most files are like."""
+    image = nib.as_closest_canonical(nib.load(scan))
+    volume = np.asarray(image.dataobj).astype(np.int16)
+    tiled = np.concatenate([volume] * -(-slices // volume.shape[2]), axis=2)[..., :slices]
+    nib.save(nib.Nifti1Image(tiled[::-1, ::-1], np.diag([-1, -1, 1, 1]) @ image.affine), path)
 
 
-def copy_bundle(bundle: Path, folder: Path) -> Path:
-    """A copy of a bundle that has weights: untrained ones where it has none, which cost the same."""
-    copy = shutil.copytree(bundle, folder / bundle.name, ignore=shutil.ignore_patterns("eval"))
-    if not (copy / "models/model.pt").is_file():
-        sys.path.insert(0, str(copy))
-        parser = ConfigParser(ConfigParser.load_config_file(copy / "configs/inference.json"))
-        save_weights(parser.get_parsed_content("network_def"), copy / "models/model.pt")
-    return copy
+def run(way: str, checkouts: dict[str, Path], bundle: str, scan: Path, output: Path) -> dict[str, float]:
+    """Run one command in a process of its own, and measure it."""
+    checkout, words = WAYS[way]
+    root = checkouts[checkout]
+    paths = {"bundle": root / "bundles" / bundle, "scan": scan, "output": output}
+    command = [sys.executable, *(word.format(**paths) for word in words)]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    told = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{way}: expected the command to succeed, found: {told.strip()}")
+    seconds = {"seconds": time.perf_counter() - start, "CPU seconds": usage.ru_utime + usage.ru_stime}
+    return seconds | {"peak MB": usage.ru_maxrss / 1000}
+
+
+def measure(
+    ways: Sequence[str], checkouts: dict[str, Path], bundle: str, scan: Path, rounds: int
+) -> list[dict[str, object]]:
+    """A row for every way: medians of some rounds in which all take turns, and how many times less than before."""
+    taken: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    with tempfile.TemporaryDirectory() as folder:
+        slice_alone = Path(folder) / "slice.nii.gz"
+        write_tiled(scan, 1, slice_alone)
+        for way in ways:  # exports what has to be exported
+            run(way, checkouts, bundle, slice_alone, Path(folder) / f"{way} 0")
+        for number in range(1, rounds + 1):
+            for way in ways:
+                taken[way].append(run(way, checkouts, bundle, scan, Path(folder) / f"{way} {number}"))
+    rows, before = [], {}
+    for way, measured in taken.items():
+        medians = {key: statistics.median(values[key] for values in measured) for key in measured[0]}
+        before = medians if WAYS[way][0] == "before" else before
+        row = {key: f"{value:.0f}" if key == "peak MB" else f"{value:.1f}" for key, value in medians.items()}
+        ratios = {f"{key}, x less": f"{before[key] / medians[key]:.1f}" if before else "-" for key in medians}
+        rows.append({"way": way, **row, **ratios})
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python scripts/benchmark_inference.py --shape 100 512 512"
+        description=__doc__, epilog="example: python scripts/benchmark_inference.py --scan scan.nii.gz --before v0.1.0"
     )
-    parser.add_argument("--bundle", type=Path, default=Path("bundles/kits_pocket_unet_segmentation"))
-    parser.add_argument("--shape", type=int, nargs=3, default=(1059, 512, 512), help="slices, rows, columns")
+    parser.add_argument("--bundle", default="kits_pocket_unet_segmentation", help="name of one in bundles/")
+    parser.add_argument("--scan", type=Path, required=True, help="NIfTI file")
+    parser.add_argument("--slices", type=int, help="repeat it to so many, as int16")
+    parser.add_argument("--before", help="commit to compare with")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workflow", action="store_true", help="inference.json, too")
     arguments = parser.parse_args(arguments)
-    for dtype in ("int16", "float64"):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            write_volume(folder / "data", tuple(arguments.shape), dtype)
-            bundle = copy_bundle(arguments.bundle.resolve(), folder)
-            for way, code in WAYS.items():
-                words = [str(bundle), str(folder / "data"), str(folder / way)]
-                command = [sys.executable, "-W", "ignore", "-c", PROGRAM.format(way=code), *words]
-                printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                measured = json.loads(printed.splitlines()[-1])
-                seconds = "  ".join(f"{stage} {value:.1f} s" for stage, value in measured["seconds"].items())
-                print(f"{dtype}, {way}: peak {measured['peak_gb']:.2f} GB  {seconds}", flush=True)
+    report_input_errors()
+    with tempfile.TemporaryDirectory() as name:
+        checkouts, scan = {"now": ROOT}, arguments.scan.resolve()
+        if arguments.slices:
+            scan = Path(name) / "tiled.nii.gz"
+            write_tiled(arguments.scan, arguments.slices, scan)
+        if arguments.before:
+            checkouts = {"before": Path(name) / "before", **checkouts}
+            git = ["git", "-C", str(ROOT), "worktree"]
+            subprocess.run([*git, "add", "--detach", str(checkouts["before"]), arguments.before], check=True)
+        try:
+            ways = [
+                way
+                for way, (checkout, words) in WAYS.items()
+                if checkout in checkouts and (arguments.workflow or words != WORKFLOW)
+            ]
+            print(format_markdown_table(measure(ways, checkouts, arguments.bundle, scan, arguments.rounds)))
+        finally:
+            if arguments.before:
+                subprocess.run([*git, "remove", "--force", str(checkouts["before"])], check=True)
     return 0
 
 

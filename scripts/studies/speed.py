@@ -96,7 +96,7 @@ def open_backends(row: Variant, folder: Path) -> dict[str, Forward]:
             export_quantized(network, path, {"name": row.title}, torch.rand(2, *SLICE).numpy())
         elif not path.is_file():
             export_network(network, path, {"name": row.title})
-        forwards[name] = ExportedNetwork(path, backend, precision)
+        forwards[name] = ExportedNetwork(path, backend, precision, workers=1)
     last = copy.deepcopy(network).to(memory_format=torch.channels_last)
     forwards[CHANNELS_LAST] = lambda image: last(image.to(memory_format=torch.channels_last))
     return {backend: forwards[backend] for backend in BACKENDS}

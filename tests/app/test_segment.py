@@ -21,12 +21,12 @@ from common.errors import InputError, find_input_error
 def test_files_are_those_of_the_bundles_workflow(weighted_bundle, phantoms, run_door, tmp_path):
     run_well(weighted_bundle, "inference", dataset_dir=phantoms, output_dir=tmp_path / "workflow")
     output = tmp_path / "script"
-    assert run_door("segment", bundle=weighted_bundle, input=phantoms, output=output, backend="torch") == 0
+    assert run_door("segment", bundle=weighted_bundle, input=phantoms, output=output) == 0
     files = sorted((tmp_path / "workflow").glob("*.nii.gz"))
     assert [f.name for f in files] == sorted(f.name for f in (tmp_path / "script").iterdir())
     for file in files:
         assert file.read_bytes() == (output / file.name).read_bytes() and len(np.unique(read(file))) > 1
-    again = {"bundle": weighted_bundle, "input": phantoms, "output": tmp_path / "workflow", "backend": "torch"}
+    again = {"bundle": weighted_bundle, "input": phantoms, "output": tmp_path / "workflow"}
     assert run_door("segment", **again) == 0  # and takes them for its own
 
 

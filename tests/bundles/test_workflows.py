@@ -60,7 +60,8 @@ def test_a_bundle_trains_evaluates_and_segments(name, copy_bundle, phantoms, tmp
     assert json.loads((bundle / "eval/summary.json").read_text())["cases"] == len(held_out)
     assert all((bundle / f"eval/{case}.png").stat().st_size > 10_000 for case in held_out)
 
-    run_well(bundle, "inference", cwd=elsewhere, dataset_dir=phantoms, output_dir=tmp_path / "out", **SMALL)
+    options = {"dataset_dir": phantoms, "output_dir": tmp_path / "out", "pictures": True, **SMALL}
+    run_well(bundle, "inference", cwd=elsewhere, **options)
     cases = sorted(folder.name for folder in phantoms.iterdir())
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == sorted(
         f"{c}{s}" for c in cases for s in (".nii.gz", ".png")

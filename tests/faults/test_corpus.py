@@ -107,6 +107,7 @@ def run_inference(bundle: Path, dataset_dir: Path, output: Path) -> str:
         bundle_root=str(bundle),
         dataset_dir=str(dataset_dir),
         output_dir=str(output),
+        backend="torch",
         handlers=[],
     )
     workflow.initialize()

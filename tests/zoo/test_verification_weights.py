@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from good_bundle import CHANNELS, METADATA, README, SCORES, WEIGHTS, edit, find_problems
+from good_bundle import CHANNELS, INFERENCE, METADATA, README, SCORES, WEIGHTS, edit, find_problems
 from monai.bundle import ConfigParser
 
 from common.files import hash_file
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import read_weights, save_weights
+from common.runtimes.export import export_network
+from common.runtimes.plain import describe_definition, mark_network
+from zoo.shipped import write_shipped
 from zoo.verification import CHECKS, verify_bundle
 
 
@@ -26,6 +29,22 @@ def test_a_changed_weight_is_found_out_by_the_sha256(broken):
     save_weights(network, broken / WEIGHTS)
     problem = f"models/model.pt sha256: expected {before}, found {hash_file(broken / WEIGHTS)}"
     assert find_problems(broken) == [("weights file", problem)]
+
+
+def test_a_shipped_network_of_other_weights_or_of_other_logits_is_found_out(broken):
+    shipped = write_shipped(broken)
+    assert [o.status for o in verify_bundle(broken, names=["shipped network"])] == ["ok"]
+    network = load_weights(LiteUNet(channels=CHANNELS), broken / WEIGHTS)
+    network.head.bias.data[1] += 1
+    definition = describe_definition(json.loads((broken / INFERENCE).read_text())["network_def"])
+    other = shipped.with_name("other.onnx")
+    export_network(network, other, {"weights_sha256": hash_file(broken / WEIGHTS)} | mark_network(definition))
+    other.replace(shipped)
+    ((check, problem),) = find_problems(broken)
+    assert check == "shipped network" and "model.onnx: expected the logits of models/model.pt, found them" in problem
+    save_weights(network, broken / WEIGHTS)
+    (outcome,) = verify_bundle(broken, names=["shipped network"])
+    assert "expected the network of models/model.pt, found another" in outcome.detail
 
 
 def test_a_weight_that_is_missing_is_named(broken):
