@@ -1,4 +1,7 @@
-"""Write the files of a release, a zip a bundle with checksums and a catalog; or check zips without unpacking them."""
+"""Write the files of a release, a zip a bundle with checksums and a catalog; or check zips without unpacking them.
+
+With --for, write instead what Hugging Face or MONAI's model zoo takes: a folder per bundle, to be uploaded by hand.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import InputError, report_input_errors
+from zoo.hub import TARGETS, write_for_hub
 from zoo.packaging import package_bundles
 from zoo.zip_check import check_zip
 
@@ -21,12 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     task.add_argument("--check", type=Path, nargs="+", metavar="ZIP", help="zips to check, one line each")
     parser.add_argument("--bundle", type=Path, nargs="+", help="folders, or names in bundles/; by default all of them")
     parser.add_argument("--base-url", help="where the zips will be downloaded from; by default the output folder")
+    parser.add_argument("--for", dest="target", choices=[*TARGETS], help="folders for a hub in place of zips")
+    parser.add_argument("--repository", help="address of this repository, for the cards of a hub")
     arguments = parser.parse_args(arguments)
     report_input_errors()
     if arguments.check:
         return 0 if all([check(path) for path in arguments.check]) else 1  # a list: every zip is checked
     given = arguments.bundle or sorted(path for path in BUNDLES.glob("[!.]*") if path.is_dir())
     bundles = [path if path.is_dir() else BUNDLES / path for path in given]
+    if arguments.target:
+        for folder in write_for_hub(
+            arguments.target, bundles, arguments.output, arguments.base_url, arguments.repository
+        ):
+            print(folder)
+        return 0
     for card in package_bundles(bundles, arguments.output, arguments.base_url):
         print(f"{arguments.output / card['zip']}: {card['bytes']:,} bytes, sha256 {card['sha256']}")
     return 0

@@ -25,6 +25,7 @@ from common.kits.scan_warnings import PHASE_HU, find_scan_warnings, is_liver_on_
 from zoo.held_out import count_voxels, read_label_in_ras
 from zoo.pages import format_markdown_table, replace_section
 from zoo.records import SCAN, select_held_out
+from zoo.variants import VARIANTS
 
 CLASSES = ("kidney", "tumor")
 
@@ -103,11 +104,22 @@ def count_warnings(segmenter: Segmenter, rows: Sequence[Mapping[str, list]], sca
     }
 
 
-def write_study(studies: Sequence[Mapping[str, Any]], calibration: Path, page: Path) -> None:
-    """Write what `common.app.doubt` reads, and the tables of the page."""
-    with replace_file(calibration) as temporary:
-        known = {study["sha256"]: study["calibration"] for study in studies}
-        temporary.write_text(json.dumps(known, indent=1) + "\n")
+def write_study(name: str, study: Mapping[str, Any], record: Path, calibration: Path, page: Path) -> None:
+    """
+    Write what `common.app.doubt` reads, and the tables of the page, with one network measured anew.
+
+    Args:
+        name: of its bundle.
+        record: JSON with what was measured last of every bundle.
+    """
+    known = json.loads(record.read_text()) if record.is_file() else {}
+    known[name] = study
+    # in the order of the README
+    studies = [known[variant.name] for variant in VARIANTS if variant.name in known]
+    calibrations = {study["sha256"]: study["calibration"] for study in studies}
+    for path, content in ((record, known), (calibration, calibrations)):
+        with replace_file(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
     replace_section(page, "doubt", format_markdown_table([row for study in studies for row in _list_levels(study)]))
     replace_section(page, "warnings", format_markdown_table([_format_warnings(study) for study in studies]))
 

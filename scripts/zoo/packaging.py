@@ -58,7 +58,7 @@ def package_bundles(bundles: Sequence[Path], output: Path, base_url: str | None 
     if len({card["zip"] for card in cards}) < len(cards):
         raise InputError(f"bundles: expected every name and version once, found {[card['zip'] for card in cards]}.")
     base_url = (base_url or output.as_uri()).rstrip("/")
-    with _replace_folder(output) as folder:
+    with replace_folder(output) as folder:
         model_info = {}
         for content, card in zip(contents, cards):
             path = folder / card["zip"]
@@ -84,7 +84,7 @@ def read_content(bundle: Path) -> Content:
     bundle = bundle.resolve()
     if not re.fullmatch(NAME, bundle.name):
         raise InputError(f"{bundle}: expected a name of letters, digits and _, without _v, found {bundle.name!r}.")
-    paths = [bundle / "LICENSE", bundle / WEIGHTS, bundle / NETWORK]
+    paths = [bundle / "LICENSE", bundle / "labels.csv", bundle / WEIGHTS, bundle / NETWORK]
     for folder in (bundle / "configs", bundle / "docs", *(path.parent for path in bundle.glob("*/__init__.py"))):
         paths += folder.rglob("*")
     files = {path.relative_to(bundle).as_posix(): path for path in sorted(paths) if path.is_file()}
@@ -175,7 +175,7 @@ def _refuse_foreign(output: Path) -> None:
 
 
 @contextmanager
-def _replace_folder(output: Path) -> Iterator[Path]:
+def replace_folder(output: Path) -> Iterator[Path]:
     """Give a new folder beside another to write to, and put it into the other's place once all is written."""
     part, old = (output.with_name(f".{os.getpid()}.{output.name}.{state}") for state in ("part", "old"))
     try:

@@ -21,6 +21,7 @@ from common import __version__
 from common.app.card import count_complexity, count_zeros, describe_weights, render_weights
 from common.bundle_folder import PACKAGE
 from common.files import replace_file
+from common.kits.terms import SCHEME, TERMS
 from common.networks import LiteUNet, load_weights
 
 from .records import HOLD_OUT, read_record
@@ -98,6 +99,11 @@ def render(variant: Variant) -> dict[str, bytes]:
         "epochs": json.loads(files["configs/train.json"])["epochs"],
         "dense_first": DENSE_FIRST.format(**variant.original) if variant.original else "",
     }
+    files["labels.csv"] = render_labels().encode()
+    if "scores" in metadata:
+        # what the scores refer to, so that it is there wherever the bundle is
+        files["docs/protocol.md"] = strip_links((REPOSITORY / metadata["scores"]["protocol"]).read_text()).encode()
+        files[HOLD_OUT] = (REPOSITORY / HOLD_OUT).read_bytes()
     files["docs/requirements.txt"] = render_requirements(metadata).encode()
     files["docs/README.md"] = Template(files["docs/README.md"].decode()).substitute(values).encode()
     return files
@@ -111,6 +117,28 @@ def write_config(config: Mapping[str, Any]) -> str:
         return line if len(line) <= 80 else found[0]
 
     return re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", join, json.dumps(config, indent=4)) + "\n"
+
+
+def render_labels() -> str:
+    """The table of labels and their codes that SlicerMONAIAuto3DSeg reads, with the names of DICOM's attributes."""
+    parts = ("SegmentedPropertyCategory", "SegmentedPropertyType", "SegmentedPropertyTypeModifier")
+    parts += ("AnatomicRegion", "AnatomicRegionModifier")
+    columns = [
+        f"{part}{'Sequence' if part.startswith('Anatomic') else 'CodeSequence'}.{column}"
+        for part in parts
+        for column in ("CodingSchemeDesignator", "CodeValue", "CodeMeaning")
+    ]
+    rows = [",".join(["LabelValue", "Name", *columns])]
+    for term in TERMS:
+        codes = [term.category, term.kind, None, term.region, None]
+        cells = [cell for code in codes for cell in ((SCHEME, *code) if code else ("", "", ""))]
+        rows.append(",".join([str(term.label), term.key, *cells]))
+    return "\n".join(rows) + "\n"
+
+
+def strip_links(page: str) -> str:
+    """A page of markdown without pictures and without links, for a place where they would lead nowhere."""
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"!\[[^\]]*\]\([^)]*\)\n*", "", page))
 
 
 def render_metadata(variant: Variant) -> dict[str, Any]:

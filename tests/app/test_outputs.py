@@ -150,6 +150,14 @@ def test_levels_are_those_of_the_weights_that_were_calibrated(monkeypatch):
     assert doubt.judge({"kidney": 0.97, "tumor": 0.5}, "other weights")["kidney"]["level"] is None
 
 
+def test_findings_elsewhere_make_doubt_high_whatever_the_mirror_says(monkeypatch):
+    known = {"classes": {"kidney": {"edges": [0.8, 0.9], "dice": [0.6, 0.85, 0.95]}}}
+    monkeypatch.setattr(doubt, "read_calibration", lambda: {"abc": known})
+    judged = doubt.judge({"kidney": 0.97, "tumor": None}, "abc", elsewhere=True)
+    assert judged["kidney"] == {"agreement": 0.97, "level": "high", "dice": None}
+    assert judged["tumor"]["level"] is None
+
+
 def test_what_ships_of_doubt_names_thirds_of_patients():
     for calibration in doubt.read_calibration().values():
         for values in calibration["classes"].values():
