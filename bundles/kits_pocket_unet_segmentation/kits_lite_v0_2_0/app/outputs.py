@@ -44,7 +44,8 @@ def write_outputs(
         found += [ScanWarning("hu", text) for text in find_hu_problems(open_volume(case["image"], segmenter.series))]
         if segmentation.mirrored is not None:
             agreement = measure_agreement(segmentation.prediction, segmentation.mirrored)
-            doubt = judge(agreement, segmenter.weights_sha256)
+            elsewhere = any(warning.code == "elsewhere" for warning in found)
+            doubt = judge(agreement, segmenter.weights_sha256, elsewhere)
         for warning in found:
             warnings.warn(f"{case['image']}: {warning.text}.", stacklevel=2)
     segmentation.seconds["describe"] = time.perf_counter() - started

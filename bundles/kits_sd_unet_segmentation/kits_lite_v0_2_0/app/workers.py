@@ -41,14 +41,13 @@ def segment_by_workers(
         options: of the `Segmenter`.
 
     Raises:
-        InputError: when there are fewer workers than one or more than cores, or a worker was killed.
+        InputError: when there are no workers, or one was killed; see `open_segmenter` also.
     """
-    threads = count_threads()
-    if not 1 <= workers <= threads:
-        raise InputError(f"workers: expected 1 to {threads}, the cores that there are, found {workers}.")
+    if workers < 1:
+        raise InputError(f"workers: expected a positive number, found {workers}.")
     open_segmenter(bundle, outputs, **options)  # what is wrong is told once, and the network exported once
     before = os.environ.get(THREADS)
-    os.environ[THREADS] = str(threads // workers)
+    os.environ[THREADS] = str(max(1, count_threads() // workers))
     context = multiprocessing.get_context("spawn")  # threads do not survive a fork
     start = partial(_start, bundle, outputs, options)
     try:

@@ -39,6 +39,8 @@ class PlainNetwork:
         precision: of the computation, `"f32"` or, with OpenVINO, `"bf16"`; slower, and warned of, where the CPU
             has none. Of an int8 file, see `common.runtimes.quantize`, what is not int8 is computed so. None takes
             bf16 where the CPU computes in it, see `choose_precision`.
+        workers: threads that will call at once, and share the cores; by default one for each. With 1 a single call is
+            answered soonest, with more a volume is.
 
     Raises:
         InputError: when an argument is wrong, the backend's package is missing, or the file is not such a file; on a
@@ -47,7 +49,7 @@ class PlainNetwork:
 
     openers: Mapping[tuple[str, str], Callable[[Path, str, int], tuple[Forward, str]]]
 
-    def __init__(self, path: PathLike, backend: str, precision: str | None = "f32") -> None:
+    def __init__(self, path: PathLike, backend: str, precision: str | None = "f32", workers: int | None = None) -> None:
         check_backend(backend, precision)
         self.backend, self.precision = backend, precision or choose_precision(backend)
         path = Path(path)
@@ -55,7 +57,7 @@ class PlainNetwork:
             raise InputError(f"{path}: expected a file in {' or '.join(BACKENDS[backend])} for backend {backend}.")
         if not path.is_file():
             raise InputError(f"{path}: expected an exported network, found no file.")
-        self.workers = 1 if backend == "torch" else min(count_threads(), MOST_STREAMS)
+        self.workers = 1 if backend == "torch" else workers or min(count_threads(), MOST_STREAMS)
         try:
             self.forward, metadata = self.openers[backend, path.suffix](path, self.precision, self.workers)
             self.metadata = json.loads(metadata)
@@ -178,7 +180,7 @@ def describe_definition(network_def: Mapping[str, Any]) -> str:
 def _open_onnx(path: Path, _: str, workers: int) -> tuple[Forward, str]:
     onnxruntime = import_package("onnxruntime")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # every thread computes a batch of its own
+    options.intra_op_num_threads = max(1, count_threads() // workers)
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return (

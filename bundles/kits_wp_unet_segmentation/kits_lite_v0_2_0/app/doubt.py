@@ -41,13 +41,19 @@ def read_calibration() -> dict[str, dict[str, Any]]:
     return json.loads(CALIBRATION.read_text()) if CALIBRATION.is_file() else {}
 
 
-def judge(agreement: Mapping[str, float | None], weights_sha256: str) -> dict[str, dict[str, object]]:
+def judge(
+    agreement: Mapping[str, float | None], weights_sha256: str, elsewhere: bool = False
+) -> dict[str, dict[str, object]]:
     """
     The level of doubt by class.
 
+    Args:
+        elsewhere: whether there is a warning of findings far from the kidneys. No held-out patient was like that, and
+            what is invented in a spleen is invented in the mirror, too: doubt is high then, whatever the agreement.
+
     Returns:
         "agreement"; "level", low, medium or high, and "dice", the mean Dice of the held-out patients with this level,
-        both None where nothing was found or the weights were never calibrated.
+        both None where nothing was found or the weights were never calibrated; "dice" is also None with elsewhere.
     """
     known = read_calibration().get(weights_sha256, {}).get("classes", {})
     judged = {}
@@ -55,6 +61,6 @@ def judge(agreement: Mapping[str, float | None], weights_sha256: str) -> dict[st
         level = dice = None
         if value is not None and name in known:
             third = int(np.searchsorted(known[name]["edges"], value, side="right"))
-            level, dice = LEVELS[third], known[name]["dice"][third]
+            level, dice = (LEVELS[0], None) if elsewhere else (LEVELS[third], known[name]["dice"][third])
         judged[name] = {"agreement": value, "level": level, "dice": dice}
     return judged
