@@ -22,18 +22,21 @@ from ..bundle_path import check_weights, find_bundle, read_config
 from ..errors import InputError
 from ..files import PathLike, hash_file
 from ..kits.axial import segment_volume
+from ..kits.components import check_components, keep_components
 from ..kits.geometry import HU_WINDOW, GridNumbers, check_window, orient_to_ras, spacing_in_ras
-from ..kits.masks import FILE, HEADER, keep_largest_components, make_fingerprint
+from ..kits.masks import FILE, HEADER, make_fingerprint
 from ..kits.volumes import describe_range_problem, open_volume, read_ct
 from .packages import import_package
 from .plain import PlainNetwork, check_backend, choose_backend, describe_definition, find_exported
 
 WEIGHTS = "models/model.pt"
+# arguments of the inferer that change what is found
+CHOSEN = ("mirror", "keep_largest", "min_volume_ml")
 # what every bundle's `inference.json` says of a scan's way to the network, and this module does
 PLAIN = {
     "weights": "$@bundle_root + '/models/model.pt'",
     "grid": {"_target_": "SliceGrid", **{key: f"@{key}" for key in ("spatial_size", "factor", "pixel_mm")}},
-    "inferer": {"_target_": "AxialInferer", "grid": "@grid", "batch_size": "@batch_size"},
+    "inferer": {"_target_": "AxialInferer", **{key: f"@{key}" for key in ("grid", "batch_size", *CHOSEN)}},
     "preprocessing": {
         "_target_": "Compose",
         "transforms": [
@@ -79,7 +82,7 @@ class ScanSegmenter:
         backend: `"onnxruntime"` or `"openvino"`.
         exported: file that kits-lite export wrote; by default `models/model.onnx`, or what was exported at need.
         precision: see `PlainNetwork`; by default bf16 where the CPU computes in it.
-        series, keep_largest: see `Segmenter`.
+        series, chosen: see `Segmenter`.
 
     Raises:
         InputError: when the folder is no bundle, its weights are missing, there is no exported file of them, an
@@ -98,14 +101,14 @@ class ScanSegmenter:
         exported: PathLike | None = None,
         precision: str | None = None,
         series: str | None = None,
-        keep_largest: int | None = None,
+        **chosen: Any,
     ) -> None:
         check_backend(backend, precision)
-        if keep_largest is not None and keep_largest < 1:
-            raise InputError(f"keep_largest: expected a positive number, found {keep_largest}.")
         config, weights = read_config(bundle), find_bundle(bundle) / WEIGHTS
         check_weights(weights)
-        self.series, self.keep_largest = series, keep_largest
+        self.series = series
+        self.chosen = {key: config.get(key) if chosen.get(key) is None else chosen[key] for key in CHOSEN}
+        check_components(self.chosen["keep_largest"], self.chosen["min_volume_ml"])
         self.hu_window = check_window(config.get("hu_window", HU_WINDOW))
         self.grid = GridNumbers(*(config.get(key) for key in ("spatial_size", "factor", "pixel_mm")))
         self.batch_size = config["batch_size"]
@@ -142,11 +145,10 @@ class ScanSegmenter:
         # of the file's own order in memory, and seen in RAS without a copy
         label_map = np.zeros(image.shape, np.uint8, order="F")
         volume, labels = (orient_to_ras(array, image.affine) for array in (windowed, label_map))
-        spacing_mm = spacing_in_ras(image.affine)[:2]
-        network = self.network
-        segment_volume(volume, network.compute, self.grid, spacing_mm, self.batch_size, network.workers, labels)
-        if self.keep_largest:
-            keep_largest_components(labels, self.keep_largest)
+        spacing_mm, network = spacing_in_ras(image.affine), self.network
+        arguments = self.grid, spacing_mm[:2], self.batch_size, network.workers, labels
+        segment_volume(volume, network.compute, *arguments, mirror=bool(self.chosen["mirror"]))
+        keep_components(labels, spacing_mm, self.chosen["keep_largest"], self.chosen["min_volume_ml"])
         clock.append(time.perf_counter())
         header = np.frombuffer(image.header.as_byteswapped("<").binaryblock, np.uint8)
         seconds = dict(zip(("read", "infer"), np.diff(clock).tolist()))
@@ -154,8 +156,7 @@ class ScanSegmenter:
 
     def fingerprint(self, case: Mapping[str, str]) -> str:
         """What a mask of this case carries, see `make_fingerprint`."""
-        settings = self.network.settings
-        return make_fingerprint(case["image"], self.weights_sha256, self.keep_largest, self.series, settings)
+        return make_fingerprint(case["image"], self.weights_sha256, self.series, self.network.settings, **self.chosen)
 
 
 def open_without_torch(
@@ -195,7 +196,7 @@ def open_without_torch(
 def is_plain(config: Mapping[str, Any]) -> bool:
     """Whether an `inference.json` says of a scan's way what every bundle's does, and in numbers what may differ."""
     as_written = {key: config.get(key) for key in PLAIN}
-    numbers = [config.get(key) for key in ("hu_window", "batch_size", "spatial_size", "factor", "pixel_mm")]
+    numbers = [config.get(key) for key in ("hu_window", "batch_size", "spatial_size", "factor", "pixel_mm", *CHOSEN)]
     return _shorten(as_written) == PLAIN and not any(isinstance(value, str) for value in numbers)
 
 

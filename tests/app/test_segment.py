@@ -13,7 +13,7 @@ import pytest
 from bundle_runs import ROOT, read, run_well
 
 from common.app.outputs import measure_file
-from common.app.segmenter import Segmenter, keep_largest_components
+from common.app.segmenter import Segmenter
 from common.errors import InputError, find_input_error
 
 
@@ -170,20 +170,7 @@ def test_a_report_and_an_index_are_written(weighted_bundle, phantoms, run_door, 
     assert "case_00003_synthetic.html" in (tmp_path / "out/index.html").read_text()
 
 
-def test_the_largest_components_are_kept():
-    label_map = np.zeros((9, 9, 9), np.uint8)
-    label_map[:2, :2, :2] = 1
-    label_map[2, 2, 2] = 2  # touches the first at a corner
-    label_map[5:9, 5:9, 5:9] = 2
-    label_map[0, 8, 8] = 1
-    largest, two = label_map.copy(), label_map.copy()
-    keep_largest_components(largest, 1)
-    assert largest.sum() == 2 * 64 and largest[5:, 5:, 5:].all()
-    keep_largest_components(two, 2)
-    assert np.array_equal(two > 0, (label_map > 0) & ~((np.indices((9, 9, 9)) == [[[[0]]], [[[8]]], [[[8]]]]).all(0)))
-    empty = np.zeros((3, 3, 3), np.uint8)
-    keep_largest_components(empty, 1)
-    assert not empty.any()
+def test_a_number_of_components_is_positive():
     with pytest.raises(InputError, match="keep_largest"):
         Segmenter(ROOT / "bundles/kits_pocket_unet_segmentation", keep_largest=0)
 

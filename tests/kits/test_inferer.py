@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from common.errors import InputError
 from common.kits.inferer import AxialInferer
 from common.kits.preprocessing import choose_classes, resize_slices, scale_intensity
 
@@ -201,3 +202,24 @@ def test_uint8_is_scaled_and_floats_are_taken_as_scaled():
     assert scale_intensity(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
     scaled = torch.rand(4)
     assert scale_intensity(scaled) is scaled
+
+
+def test_the_mirrored_image_counts_half():
+    """A network that sees nothing but the side of a pixel: the mean of both ways is the same on both sides."""
+    volume = torch.rand(1, 1, 8, 6, 3)
+
+    def network(slices: torch.Tensor) -> torch.Tensor:
+        side = torch.arange(slices.shape[2], dtype=torch.float32)[:, None].expand(slices.shape[2:])
+        return torch.stack([torch.full_like(side, 3.6), side, side - 1]).expand(len(slices), -1, -1, -1)
+
+    plain, mirrored = (AxialInferer((8, 6), mirror=mirror)(volume, network)[0, 0] for mirror in (False, True))
+    assert plain[:4].max() == 0 and plain[4:].min() == 1
+    # 3.5 everywhere, less than 3.6
+    assert mirrored.max() == 0
+    on_device = AxialInferer((8, 6), mirror=True)._segment_on_device(volume, (1.0, 1.0), network)
+    assert torch.equal(on_device[0, 0], mirrored)
+
+
+def test_a_least_volume_needs_the_size_of_a_voxel():
+    with pytest.raises(InputError, match="MetaTensor"):
+        AxialInferer((8, 6), min_volume_ml=1)(torch.zeros(1, 1, 8, 6, 2), lambda slices: slices)

@@ -164,10 +164,10 @@ def test_a_write_that_fails_midway_leaves_what_was_there(image, tmp_path, monkey
 def test_a_fingerprint_tells_files_weights_and_settings_apart(image, tmp_path):
     path = image()
     same = make_fingerprint(path, "a")
-    assert make_fingerprint(path, "a") == same and len(same) <= 80
+    assert make_fingerprint(path, "a", keep_largest=None) == same and len(same) <= 80
     others = [
         make_fingerprint(path, "b"),
-        make_fingerprint(path, "a", keep_largest=1),
+        make_fingerprint(path, "a", keep_largest=1, mirror=False),
         make_fingerprint(path, "a", backend=("x",)),
     ]
     path.write_bytes(path.read_bytes() + b"more")

@@ -25,10 +25,11 @@ from ..bundle_folder import build_on_meta, find_bundle, open_bundle
 from ..compression.complexity import count_parameters
 from ..errors import InputError
 from ..files import PathLike, hash_file
-from ..kits.masks import keep_largest_components, make_fingerprint, write_mask
+from ..kits.masks import make_fingerprint, write_mask
 from ..kits.preprocessing import HU_WINDOW
 from ..kits.volumes import LABELS, NIFTI_SUFFIXES
 from ..runtimes.run import check_device, choose_backend, open_network
+from ..runtimes.scans import CHOSEN
 from .dicom_results import Algorithm, make_segmentation, write_dicom
 from .slicer_files import write_seg_nrrd
 
@@ -108,7 +109,7 @@ class Segmenter:
         bundle: bundle folder, or the name of one in a checkout's `bundles/`.
         device: `"cpu"`, `"cuda"`, ...; by default what the bundle chooses.
         series: DICOM series to read, see `open_with_itk`.
-        keep_largest: keep so many connected components (26 neighbours) of kidney and tumour together; None keeps all.
+        keep_largest, min_volume_ml, mirror: see `AxialInferer`; by default what the bundle's `inference.json` says.
         network: computes in the stead of the bundle's network, as its weights would.
         backend: `"torch"`, `"onnxruntime"` or `"openvino"`; by default as on the command line, see `choose_backend`.
         exported, precision: see `open_network`; by default bf16 where OpenVINO runs on a CPU that computes in it.
@@ -134,6 +135,8 @@ class Segmenter:
         device: str | None = None,
         series: str | None = None,
         keep_largest: int | None = None,
+        min_volume_ml: float | None = None,
+        mirror: bool | None = None,
         network: Callable[[torch.Tensor], torch.Tensor] | None = None,
         backend: str | None = None,
         exported: PathLike | None = None,
@@ -142,9 +145,16 @@ class Segmenter:
     ) -> None:
         self.bundle = find_bundle(bundle)
         parser = open_bundle(bundle)
-        if keep_largest is not None and keep_largest < 1:
-            raise InputError(f"keep_largest: expected a positive number, found {keep_largest}.")
-        self.keep_largest, self.series, self.doubt = keep_largest, series, doubt
+        given = {"keep_largest": keep_largest, "min_volume_ml": min_volume_ml, "mirror": mirror}
+        for key, value in given.items():
+            if value is not None and key not in parser:
+                raise InputError(f"{key}: expected an inference.json that has it, found one without in {self.bundle}.")
+            if value is not None:
+                parser[key] = value
+        self.chosen = {key: parser.get(key) for key in CHOSEN}
+        if doubt and self.chosen["mirror"]:
+            raise InputError("doubt: expected without mirror, whose results a mirror does not change, found both.")
+        self.series, self.doubt = series, doubt
         backend = backend or ("torch" if network else choose_backend(device, exported))
         self.backend = backend
         if device is not None:
@@ -161,8 +171,7 @@ class Segmenter:
         self.weights_sha256 = hash_file(parser.get_parsed_content("weights"))
         metadata = json.loads((self.bundle / "configs/metadata.json").read_text())
         parameters = {"weights_sha256": self.weights_sha256, "backend": backend, "precision": self.precision}
-        if keep_largest:
-            parameters["keep_largest"] = str(keep_largest)
+        parameters |= {key: str(value) for key, value in self.chosen.items() if value}
         self.algorithm = Algorithm(metadata["name"], metadata["version"], parameters)
         self.hu_window = parser.get("hu_window", HU_WINDOW)
         self.preprocessing = parser.get_parsed_content("preprocessing")
@@ -206,8 +215,6 @@ class Segmenter:
         mirrored = None
         if self.doubt:
             mirrored = self.inferer(item["image"][None].flip(2).to(self.device), self.network)[0, 0].cpu().numpy()[::-1]
-        if self.keep_largest:
-            keep_largest_components(prediction.numpy()[0], self.keep_largest)
         clock.append(time.perf_counter())
         restored = self.restore({"image": item["image"], "pred": prediction})["pred"]
         clock.append(time.perf_counter())
@@ -233,7 +240,7 @@ class Segmenter:
             "Parameters": f"{count_parameters(build_on_meta(self.bundle)):,}",
             "Weights sha256": self.weights_sha256,
             "Input": str(Path(case["image"]).resolve()),
-            "Kept": f"{self.keep_largest} largest components" if self.keep_largest else "all components",
+            "Chosen": ", ".join(f"{key} {value}" for key, value in self.chosen.items() if value) or "nothing",
             "Software": ", ".join(f"{package} {version(package)}" for package in packages),
             "Precision": self.precision,
             "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -242,7 +249,7 @@ class Segmenter:
     def fingerprint(self, case: Mapping[str, str]) -> str:
         """What a mask of this case carries, see `make_fingerprint`."""
         backend = getattr(self.network, "settings", ())
-        return make_fingerprint(case["image"], self.weights_sha256, self.keep_largest, self.series, backend)
+        return make_fingerprint(case["image"], self.weights_sha256, self.series, backend, **self.chosen)
 
 
 def _write_image(image: Any, affine: np.ndarray | None, folder: Path) -> Path:
@@ -308,5 +315,3 @@ def _find_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "missing"
-
-

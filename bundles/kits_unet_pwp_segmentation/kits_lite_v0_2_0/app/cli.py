@@ -92,6 +92,10 @@ def segment(
         bool, typer.Option("--doubt", help="Segment mirrored, too, and report by how much it differs.")
     ] = False,
     keep_largest: Annotated[int | None, typer.Option(help="Keep so many of the largest connected pieces.")] = None,
+    min_volume_ml: Annotated[float | None, typer.Option(help="Remove connected pieces that are smaller.")] = None,
+    mirror: Annotated[
+        bool | None, typer.Option("--mirror/--no-mirror", help="Average with the mirrored image: better, and slower.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     backend: Annotated[
         str | None, typer.Option(help="torch, onnxruntime or openvino; by default openvino on a CPU that has it.")
@@ -118,7 +122,7 @@ def segment(
     from .folder import Outputs, open_segmenter, segment_case
 
     report_warnings()
-    options = {"series": series, "keep_largest": keep_largest}
+    options = {"series": series, "keep_largest": keep_largest, "min_volume_ml": min_volume_ml, "mirror": mirror}
     outputs = Outputs(tuple(output_format or ["nifti"]), report, report_json)
     if doubt and not outputs.described:
         raise InputError("doubt: expected together with --report or --report-json, found neither.")

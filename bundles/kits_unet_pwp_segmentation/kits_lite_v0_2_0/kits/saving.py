@@ -26,13 +26,19 @@ class SaveMaskd(SaveImaged):
     Args:
         keys: of the masks, `MetaTensor` (1, X, Y, Z) on their images' own grids.
         weights: file that the network was loaded from; its hash is part of the fingerprint.
-        backend: see `make_fingerprint`.
+        backend, chosen: see `make_fingerprint`.
     """
 
     def __init__(
-        self, keys: KeysCollection, output_dir: PathLike, weights: PathLike, backend: Sequence[str] = ()
+        self,
+        keys: KeysCollection,
+        output_dir: PathLike,
+        weights: PathLike,
+        backend: Sequence[str] = (),
+        **chosen: Any,
     ) -> None:
         super().__init__(keys, output_dir=output_dir)
+        self.chosen = chosen
         self.output_dir, self.weights, self.backend = Path(str(output_dir)), weights, tuple(backend)
         self.weights_sha256 = ""
 
@@ -41,7 +47,7 @@ class SaveMaskd(SaveImaged):
         for key in self.key_iterator(data):
             image = data[key].meta[FILE]
             path = self.output_dir / f"{name_case(image)}.nii.gz"
-            fingerprint = make_fingerprint(image, self.weights_sha256, backend=self.backend)
+            fingerprint = make_fingerprint(image, self.weights_sha256, backend=self.backend, **self.chosen)
             write_mask(path, data[key].cpu().numpy()[0], data[key].meta, fingerprint)
             logger.info(f"mask: {path}")
         return dict(data)

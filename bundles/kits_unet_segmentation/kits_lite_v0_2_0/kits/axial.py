@@ -129,6 +129,7 @@ def segment_volume(
     batch_size: int = 4,
     workers: int = 1,
     labels: np.ndarray | None = None,
+    mirror: bool = False,
 ) -> np.ndarray:
     """
     Segment every axial slice of a volume.
@@ -141,6 +142,7 @@ def segment_volume(
         workers: threads that take batches side by side; 1 stays in the calling thread. What a slice becomes does not
             depend on it.
         labels: zeros (X, Y, Z), uint8, to be filled; by default a new array.
+        mirror: take the mean of the logits of a slice and of its mirror image, which doubles the network's time.
 
     Returns:
         label map, uint8 (X, Y, Z).
@@ -152,7 +154,10 @@ def segment_volume(
     def segment(start: int) -> None:
         slices = np.ascontiguousarray(volume[..., start : start + step].transpose(2, 1, 0))
         for first in range(0, len(slices), batch_size):
-            logits = forward(enter_grid(slices[first : first + batch_size], grid, spacing_mm))
+            entered = enter_grid(slices[first : first + batch_size], grid, spacing_mm)
+            logits = forward(entered)
+            if mirror:  # what was padded on the right is on the left then
+                logits = (logits + forward(np.ascontiguousarray(entered[:, :, ::-1]))[:, :, ::-1]) / 2
             for number, of_slice in enumerate(logits[:, :, :height, :width], start + first):
                 classes, rows, columns = choose_in_box(of_slice, volume.shape[:2])
                 labels[rows, columns, number] = classes

@@ -59,40 +59,26 @@ def write_mask(path: PathLike, mask: np.ndarray, meta: Mapping[str, Any], finger
             image.to_stream(file)
 
 
-def keep_largest_components(label_map: np.ndarray, count: int) -> None:
-    """Set all but the largest connected components (26 neighbours) of the foreground to background, in place."""
-    from scipy import ndimage  # half a second that few need wait
-
-    found = ndimage.find_objects((label_map > 0).view(np.uint8))
-    if not found:
-        return
-    inside = label_map[found[0]]
-    components, number = ndimage.label(inside, structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(components.ravel())[1:]
-    kept = np.zeros(number + 1, bool)
-    kept[1 + np.argsort(sizes)[::-1][:count]] = True
-    inside[~kept[components]] = 0
-
-
 def make_fingerprint(
     image: PathLike,
     weights_sha256: str,
-    keep_largest: int | None = None,
     series: str | None = None,
     backend: Sequence[str] = (),
+    **chosen: Any,
 ) -> str:
     """
     A line that is the same when the same weights would segment the same, unchanged file the same way.
 
     Args:
         image: path of the image; of a DICOM folder, the files of the series count and no others.
-        keep_largest, series: see `Segmenter`.
+        series: see `Segmenter`.
         backend: what computes, where it is not PyTorch, see `ExportedNetwork.settings`.
+        chosen: arguments of the `AxialInferer` that change what is found; one that is not set does not count.
 
     Raises:
         InputError: when the image is missing, or its series is not clear.
     """
     states = [(str(file.resolve()), file.stat()) for file in list_files(Path(image), series)]
     state = [(file, status.st_size, status.st_mtime_ns) for file, status in states]
-    settings = (weights_sha256, keep_largest, series, *backend)
+    settings = (weights_sha256, series, *backend, *sorted(item for item in chosen.items() if item[1]))
     return "kits-lite " + hashlib.sha256(repr((state, settings)).encode()).hexdigest()[:32]

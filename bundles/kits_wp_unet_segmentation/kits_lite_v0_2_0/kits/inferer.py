@@ -11,6 +11,7 @@ from monai.inferers import Inferer
 
 from ..errors import InputError
 from .axial import segment_volume
+from .components import check_components, keep_components
 from .preprocessing import SliceGrid, choose_classes, scale_intensity, spacing_in_ras
 
 AXIAL_AXIS = 4
@@ -31,6 +32,12 @@ class AxialInferer(Inferer):
         grid: the grid on which the network sees a slice, or the height and width of one.
         batch_size: slices per forward pass.
         device: where the network is; by default where the volume is.
+        mirror: see `segment_volume`.
+        keep_largest: keep so many connected components (26 neighbours) of kidney and tumour together; None keeps all.
+        min_volume_ml: remove components that are smaller.
+
+    Raises:
+        InputError: when an argument is not positive.
     """
 
     def __init__(
@@ -38,6 +45,9 @@ class AxialInferer(Inferer):
         grid: SliceGrid | Sequence[int] = (256, 256),
         batch_size: int = 4,
         device: str | torch.device | None = None,
+        mirror: bool = False,
+        keep_largest: int | None = None,
+        min_volume_ml: float | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(batch_size, int) or batch_size < 1:
@@ -45,6 +55,8 @@ class AxialInferer(Inferer):
         self.grid = grid if isinstance(grid, SliceGrid) else SliceGrid(tuple(grid))
         self.batch_size = batch_size
         self.device = device
+        check_components(keep_largest, min_volume_ml)
+        self.mirror, self.keep_largest, self.min_volume_ml = mirror, keep_largest, min_volume_ml
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: object, **kwargs: object
@@ -65,9 +77,13 @@ class AxialInferer(Inferer):
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         spacing_mm = self._find_spacing(inputs)
         if volume.device.type == "cpu" and self.device in (None, "cpu", torch.device("cpu")):
-            labels = self._segment_on_cpu(volume, spacing_mm, network, *args, **kwargs)
+            labels = self._segment_on_cpu(volume, spacing_mm[:2], network, *args, **kwargs)
         else:
-            labels = self._segment_on_device(volume, spacing_mm, network, *args, **kwargs)
+            labels = self._segment_on_device(volume, spacing_mm[:2], network, *args, **kwargs)
+        if self.keep_largest or self.min_volume_ml:
+            found = labels[0, 0].cpu().numpy()
+            keep_components(found, spacing_mm, self.keep_largest, self.min_volume_ml)
+            labels[0, 0] = torch.from_numpy(found)
         if isinstance(inputs, MetaTensor):
             return MetaTensor(labels).copy_meta_from(inputs)
         return labels
@@ -81,9 +97,8 @@ class AxialInferer(Inferer):
 
         forward, workers = getattr(network, "compute", forward), getattr(network, "workers", 1)
         array = volume[0, 0].numpy()
-        return torch.from_numpy(segment_volume(array, forward, self.grid, spacing_mm, self.batch_size, workers))[
-            None, None
-        ]
+        arguments = self.grid, spacing_mm, self.batch_size, workers
+        return torch.from_numpy(segment_volume(array, forward, *arguments, mirror=self.mirror))[None, None]
 
     def _segment_on_device(
         self, volume: torch.Tensor, spacing_mm: Sequence[float], network: Callable, *args: object, **kwargs: object
@@ -95,14 +110,16 @@ class AxialInferer(Inferer):
             slices = self.grid.enter(scale_intensity(slices), spacing_mm)
             with torch.no_grad():
                 logits = network(slices, *args, **kwargs).float()
+                if self.mirror:
+                    logits = (logits + network(slices.flip(2), *args, **kwargs).float().flip(2)) / 2
             logits = self.grid.leave(logits, volume.shape[2:4], spacing_mm)
             labels[0, ..., start:stop] = choose_classes(logits).to(labels).permute(1, 2, 0)
         return labels
 
-    def _find_spacing(self, inputs: torch.Tensor) -> tuple[float, float]:
+    def _find_spacing(self, inputs: torch.Tensor) -> tuple[float, float, float]:
         if isinstance(inputs, MetaTensor):
             # a batch of one has the affine of the one, or a batch of affines
-            return spacing_in_ras(inputs.affine.reshape(4, 4).cpu().numpy())[:2]
-        if self.grid.spatial_size is None and self.grid.factor is None:
+            return spacing_in_ras(inputs.affine.reshape(4, 4).cpu().numpy())
+        if (self.grid.spatial_size is None and self.grid.factor is None) or self.min_volume_ml:
             raise InputError(f"inputs: expected a MetaTensor, which tells the size of a pixel, found {type(inputs)}.")
-        return (1.0, 1.0)
+        return (1.0, 1.0, 1.0)
