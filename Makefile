@@ -1,7 +1,7 @@
 # make demo             train, score and segment with Pocket U-Net on synthetic CT (DATA=folder: on KiTS cases)
 # make test             all tests but the slow ones
 # make slow             the slow ones: whole deliveries, a real MONAI Label server in an environment of its own
-# make faults           hostile inputs and random ones through every command; writes docs/reliability.md
+# make faults           hostile inputs and random ones through every command, killed runs; writes docs/reliability.md
 # make bundles          write bundles/ anew from common/
 # make web              the page that segments in the browser, docs/web/dist/index.html; needs Node.js 20.19 or later
 PYTHON ?= python3.11
