@@ -17,7 +17,9 @@ MODULES = (
     "common.compression.zeros",
     "common.kits.cases",
     "common.kits.metrics",
+    "common.kits.paper_scores",
     "common.kits.phantom",
+    "common.networks.initialization",
     "common.networks.lite_unet",
     "common.networks.norm_folding",
     "common.partitioning.algorithms",
@@ -25,6 +27,8 @@ MODULES = (
     "common.partitioning.sub_models",
     "common.runtimes.export",
     "common.runtimes.run",
+    "studies.isbi",
+    "studies.training_cost",
 )
 
 
