@@ -45,7 +45,7 @@ def measure_dice(bundle: Path, dataset_dir: Path) -> dict[str, dict[str, float]]
         segmenters = {F32: Segmenter(bundle, "cpu", backend="torch")}
         if has_bf16():
             segmenters[BF16] = Segmenter(bundle, backend="openvino", precision="bf16")
-        segmenters[INT8] = Segmenter(bundle, backend="openvino", exported=exported)
+        segmenters[INT8] = Segmenter(bundle, exported=exported, precision=F32)
         return {name: pool_dice(segmenter, cases) for name, segmenter in segmenters.items()}
 
 

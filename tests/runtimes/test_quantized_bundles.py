@@ -58,15 +58,15 @@ def test_a_bundles_file_is_a_quarter_and_tells_what_it_was_calibrated_with(small
 def test_it_segments_and_its_segmentations_are_told_apart(small_bundle, phantoms, tmp_path):
     case = find_cases(phantoms)[0]
     path = export_int8(small_bundle, phantoms, tmp_path)
-    eager, full = Segmenter(small_bundle, "cpu", backend="torch"), Segmenter(small_bundle, backend="openvino")
-    segmenter = Segmenter(small_bundle, backend="openvino", exported=path)
+    eager, full = Segmenter(small_bundle, "cpu", backend="torch"), Segmenter(small_bundle, precision="f32")
+    segmenter = Segmenter(small_bundle, exported=path, precision="f32")
     expected, found = (one.segment(case).label_map for one in (eager, segmenter))
     assert len(np.unique(expected)) > 1 and (expected == found).mean() > 0.9
     precisions = [one.describe(case)["Precision"] for one in (eager, full, segmenter)]
     assert precisions == ["f32", "f32", "int8, the rest f32"]
     assert len({one.fingerprint(case) for one in (eager, full, segmenter)}) == 3
     other = export_int8(small_bundle, case["image"], tmp_path / "other")
-    assert Segmenter(small_bundle, backend="openvino", exported=other).fingerprint(case) != segmenter.fingerprint(case)
+    assert Segmenter(small_bundle, exported=other, precision="f32").fingerprint(case) != segmenter.fingerprint(case)
 
 
 def test_calibrated_is_with_what_the_network_sees_when_it_segments(small_bundle, phantoms):
