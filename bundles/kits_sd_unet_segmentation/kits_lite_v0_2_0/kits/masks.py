@@ -8,6 +8,7 @@ opens there at all, the mask does the same.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ import nibabel as nib
 import numpy as np
 
 from ..files import PathLike, replace_file
-from .volumes import gzip, list_files
+from .volumes import list_files
 
 # keys of an image's metadata: its header's bytes, little-endian, and its path, which MONAI calls so
 HEADER, FILE = "nifti_header", "filename_or_obj"
@@ -52,7 +53,8 @@ def write_mask(path: PathLike, mask: np.ndarray, meta: Mapping[str, Any], finger
     image = kind(mask, None, header)
     with replace_file(path) as temporary, temporary.open("wb") as file:
         if str(path).endswith(".gz"):
-            # without a name or a time, so that the same mask is the same file
+            # without a name or a time, so that the same mask is the same file; ISA-L, faster still, does not always
+            # make the same of the same bytes
             with gzip.GzipFile("", "wb", 1, file, mtime=0) as stream:
                 image.to_stream(stream)
         else:

@@ -19,7 +19,7 @@ def initialize_as(network: nn.Module, scheme: str = "house") -> nn.Module:
     Args:
         scheme: `"house"`, as it is; `"keras"`, Glorot's uniform kernels, the default where most of the papers' networks
             were made; `"normal"`, standard normal kernels, as PocketNet prints: every layer multiplies the spread by
-            about ten, and softmax begins at 0 or 1. Biases are zero with both.
+            about ten, so softmax is 0 or 1 and has no gradient. Biases are zero with both.
 
     Raises:
         InputError: for another scheme.
