@@ -44,16 +44,19 @@ class Stage:
     split: str | None = None
 
 
-# every chain sees 74 epochs, 118,400 views
+# docs/protocol.md says how many views every network saw
 STAGES = {
     "whole": Stage(74),
     # Pocket U-Net's settings were chosen in this one, without the patients of the inner validation
     "first": Stage(18, split=INNER),
     "second": Stage(32),
     "third": Stage(24, {"learning_rate": 0.002}),
-    "dense": Stage(37),
+    # from the weights of version 0.1.0, as long as two CPU cores had time
+    "dense_10": Stage(10),
+    "dense_20": Stage(20),
+    "short_8": Stage(8, {"learning_rate": 0.005}),
     # zeros grow over the first half
-    "sparse": Stage(37, configs=("train", "prune")),
+    "sparse_14": Stage(14, configs=("train", "prune")),
 }
 
 

@@ -66,7 +66,7 @@ VARIANTS = (
         },
         preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.003},
-        stages=("dense", "sparse"),
+        stages=("dense_10", "sparse_14"),
         recipe="wp_unet_paper.json",
     ),
     Variant(
@@ -102,7 +102,7 @@ VARIANTS = (
             "importance": "taylor",
         },
         original={"channels": [64, 128, 256, 512, 1024]},
-        stages=("dense", "sparse"),
+        stages=("dense_20", "sparse_14"),
         recipe="unet_pwp_paper.json",
     ),
     Variant(
