@@ -3,6 +3,7 @@
 # make slow             the slow ones: whole deliveries, a real MONAI Label server in an environment of its own
 # make faults           hostile inputs and random ones through every command; writes docs/reliability.md
 # make bundles          write bundles/ anew from common/
+# make web              the page that segments in the browser, docs/web/dist/index.html; needs Node.js 20.19 or later
 PYTHON ?= python3.11
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/ready
@@ -30,7 +31,7 @@ endif
 RUN = cd $(BUNDLE) && $(BIN)/python -W ignore -m monai.bundle run
 TO := --dataset_dir $(DEMO_DATA) --output_dir $(DEMO_OUT) $(SIZE)
 
-.PHONY: demo test slow faults bundles clean
+.PHONY: demo test slow faults bundles web clean
 demo: $(READY)
 ifndef DATA
 	$(BIN)/kits-lite demo-data --output $(DEMO_DATA) --count 10
@@ -60,6 +61,9 @@ faults: $(READY)
 
 bundles: $(READY)
 	$(BIN)/python scripts/build_bundles.py
+
+web: $(READY)
+	cd docs/web && npm ci && PYTHON=$(BIN)/python npm run build
 
 clean:
 	rm -rf .venv demo
