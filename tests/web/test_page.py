@@ -62,13 +62,16 @@ class Visitor:
     def __init__(self, driver, page: Path, folder: Path) -> None:
         self.driver, self.folder = driver, folder
         driver.get("about:blank")
-        driver.get_log("performance")
+        for log in ("browser", "performance"):
+            driver.get_log(log)  # which empties it
         driver.get(page.as_uri())
 
     def find(self, name: str):
         return self.driver.find_element("id", name)
 
     def choose(self, path: Path) -> None:
+        # what an earlier choice left, for a folder is read after send_keys returns
+        self.driver.execute_script("for (const id of ['done', 'error']) document.getElementById(id).textContent = ''")
         self.find("folder" if path.is_dir() else "file").send_keys(str(path))
         self.wait_for("done", "error")
 
@@ -266,11 +269,14 @@ def test_what_is_neither_nifti_nor_dicom_is_told_in_one_line(name, content, visi
     assert visitor.find("error").text == f"{name}: expected a NIfTI file or a DICOM series, found neither."
 
 
-def test_a_series_with_a_gap_and_two_series_in_a_folder_are_refused(visitor, tmp_path):
+def test_a_series_with_a_gap_or_a_tilt_and_two_series_in_a_folder_are_refused(visitor, tmp_path):
     positions = make_positions(SHAPE[0], DOWN)
     gap = write_dicom(tmp_path / "gap", positions + np.outer(np.arange(SHAPE[0]) > 7, DOWN))
     visitor.choose(gap)
     assert visitor.find("error").text.startswith("gap: expected one evenly spaced DICOM series, found ")
+    tilted = write_dicom(tmp_path / "tilted", make_positions(SHAPE[0], (0, 2, DOWN[2])))
+    visitor.choose(tilted)
+    assert visitor.find("error").text.startswith("tilted: expected slices straight above each other, found ")
     for series in ("1.2.3", "1.2.4"):
         write_dicom(tmp_path / "study" / series, positions, SeriesInstanceUID=series)
     visitor.choose(tmp_path / "study")

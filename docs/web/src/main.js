@@ -15,6 +15,7 @@ const COLORS = { R: [0, 76, 229], G: [0, 155, 72], B: [0, 232, 61], A: [0, 255, 
 const UNITS = { kidney_ml: " ml", tumor_ml: " ml", lesions: "", tumor_diameter_mm: " mm" };
 const by = (id) => document.getElementById(id);
 const sliders = [...document.querySelectorAll("[data-axis]")];
+const gpu = hasGpu();
 let worker, viewer, save;
 
 by("network").textContent = `${settings.name} ${settings.version} (weights ${settings.weights_sha256.slice(0, 12)})`;
@@ -61,7 +62,8 @@ async function start(files) {
   by("result").hidden = true;
   if (!files.length) return fail("scan: expected a NIfTI file or the folder of a DICOM series, found no file.");
   const began = performance.now();
-  const useGpu = await hasGpu();
+  const useGpu = await gpu;
+  worker?.terminate(); // of a choice made in the meantime
   worker = new SegmentWorker();
   worker.onerror = (event) => fail(event.message);
   worker.onmessage = async ({ data: { step, share, warning, error, result } }) => {
