@@ -16,6 +16,7 @@ MODULES = (
     "common.compression.complexity",
     "common.compression.zeros",
     "common.kits.cases",
+    "common.kits.geometry",
     "common.kits.metrics",
     "common.kits.phantom",
     "common.networks.lite_unet",
@@ -24,7 +25,8 @@ MODULES = (
     "common.partitioning.layers",
     "common.partitioning.sub_models",
     "common.runtimes.export",
-    "common.runtimes.run",
+    "common.runtimes.plain",
+    "common.runtimes.scans",
 )
 
 
