@@ -97,7 +97,7 @@ def test_wrong_words_on_the_command_line_are_one_line(copy_bundle, phantoms, tmp
 
 @pytest.mark.slow
 def test_the_overlays_segment_as_inference_does(rendered, phantoms, tmp_path):
-    run_well(rendered, "inference", dataset_dir=phantoms, output_dir=tmp_path / "torch", **SMALL)
+    run_well(rendered, "inference", dataset_dir=phantoms, output_dir=tmp_path / "torch", backend="torch", **SMALL)
     expected = read_maps(tmp_path / "torch")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
