@@ -125,7 +125,8 @@ def test_an_int8_file_runs_in_segment_and_in_the_overlay(rendered, phantoms, tmp
     exported = tmp_path / f"exported/{POCKET}_int8.xml"
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{exported}\n", "")
     command = [sys.executable, "-m", "common", "segment", "--bundle", rendered, "--input", phantoms]
-    for folder, words in {"torch": ["--backend", "torch"], "int8": ["--exported", exported]}.items():
+    f32 = ("--precision", "f32")
+    for folder, words in {"torch": ["--backend", "torch"], "int8": ["--exported", exported, *f32]}.items():
         subprocess.run([*command, "--output", tmp_path / folder, *words], check=True, capture_output=True)
     run = {"dataset_dir": phantoms, "output_dir": tmp_path / "overlay", "exported": exported}
     run_well(rendered, "inference", "inference_openvino", **run)
