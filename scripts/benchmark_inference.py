@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -19,8 +20,16 @@ from common.errors import report_input_errors
 from zoo.pages import format_markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
-SEGMENT = ("-m", "common", "segment", "-b", "{bundle}", "-i", "{scan}", "-o", "{output}")
-WORKFLOW = ("-W", "ignore", "-m", "monai.bundle", "run", "--config_file", "{bundle}/configs/inference.json")
+# a module with its arguments, which tells its peak itself: what the system tells begins with the peak of this process
+PROGRAM = """
+import atexit, re, runpy, sys
+status = "/proc/self/status"
+atexit.register(lambda: print("peak", re.search(r"VmHWM:\\s+(\\d+)", open(status).read())[1], file=sys.stderr))
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+SEGMENT = ("common", "segment", "-b", "{bundle}", "-i", "{scan}", "-o", "{output}")
+WORKFLOW = ("monai.bundle", "run", "--config_file", "{bundle}/configs/inference.json")
 WORKFLOW += ("--bundle_root", "{bundle}", "--dataset_dir", "{scan}", "--output_dir", "{output}")
 F32 = ("--precision", "f32")
 # whose checkout, and the words of the command
@@ -46,7 +55,7 @@ def run(way: str, checkouts: dict[str, Path], bundle: str, scan: Path, output: P
     checkout, words = WAYS[way]
     root = checkouts[checkout]
     paths = {"bundle": root / "bundles" / bundle, "scan": scan, "output": output}
-    command = [sys.executable, *(word.format(**paths) for word in words)]
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, *(word.format(**paths) for word in words)]
     environment = os.environ | {"PYTHONPATH": str(root)}
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -55,7 +64,7 @@ def run(way: str, checkouts: dict[str, Path], bundle: str, scan: Path, output: P
     if status:
         raise SystemExit(f"{way}: expected the command to succeed, found: {told.strip()}")
     seconds = {"seconds": time.perf_counter() - start, "CPU seconds": usage.ru_utime + usage.ru_stime}
-    return seconds | {"peak MB": usage.ru_maxrss / 1000}
+    return seconds | {"peak MB": int(re.findall(r"^peak (\d+)$", told, re.M)[-1]) / 1000}
 
 
 def measure(

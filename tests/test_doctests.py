@@ -16,6 +16,7 @@ MODULES = (
     "common.compression.complexity",
     "common.compression.zeros",
     "common.kits.cases",
+    "common.kits.geometry",
     "common.kits.metrics",
     "common.kits.paper_scores",
     "common.kits.phantom",
@@ -26,9 +27,14 @@ MODULES = (
     "common.partitioning.layers",
     "common.partitioning.sub_models",
     "common.runtimes.export",
+<<<<<<< HEAD
     "common.runtimes.run",
     "studies.isbi",
     "studies.training_cost",
+=======
+    "common.runtimes.plain",
+    "common.runtimes.scans",
+>>>>>>> 50f8c94c5caadc29703e2388febdfe4786f36fdc
 )
 
 

@@ -69,7 +69,7 @@ def test_what_is_exported_is_what_segment_takes(weighted_bundle, phantoms, run_d
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is the default here")
 def test_by_default_openvino_segments(weighted_bundle, phantoms, run_door, tmp_path):
     options = {"bundle": weighted_bundle, "input": phantoms}
-    assert run_door("segment", **options, output=tmp_path / "default") == 0
+    assert run_door("segment", **options, output=tmp_path / "default", precision="f32") == 0
     assert run_door("segment", **options, output=tmp_path / "torch", backend="torch") == 0
     expected = read_maps(tmp_path / "torch")
     assert len(np.unique(expected)) > 1 and (expected != read_maps(tmp_path / "default")).mean() <= 1e-4
@@ -97,7 +97,7 @@ def test_wrong_words_on_the_command_line_are_one_line(copy_bundle, phantoms, tmp
 
 @pytest.mark.slow
 def test_the_overlays_segment_as_inference_does(rendered, phantoms, tmp_path):
-    run_well(rendered, "inference", dataset_dir=phantoms, output_dir=tmp_path / "torch", **SMALL)
+    run_well(rendered, "inference", dataset_dir=phantoms, output_dir=tmp_path / "torch", backend="torch", **SMALL)
     expected = read_maps(tmp_path / "torch")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -125,7 +125,8 @@ def test_an_int8_file_runs_in_segment_and_in_the_overlay(rendered, phantoms, tmp
     exported = tmp_path / f"exported/{POCKET}_int8.xml"
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{exported}\n", "")
     command = [sys.executable, "-m", "common", "segment", "--bundle", rendered, "--input", phantoms]
-    for folder, words in {"torch": ["--backend", "torch"], "int8": ["--exported", exported]}.items():
+    f32 = ("--precision", "f32")
+    for folder, words in {"torch": ["--backend", "torch"], "int8": ["--exported", exported, *f32]}.items():
         subprocess.run([*command, "--output", tmp_path / folder, *words], check=True, capture_output=True)
     run = {"dataset_dir": phantoms, "output_dir": tmp_path / "overlay", "exported": exported}
     run_well(rendered, "inference", "inference_openvino", **run)

@@ -50,6 +50,8 @@ def test_no_required_property_is_missing(bundle, configs, phantoms, tmp_path):
         arguments["windows"] = {"32": 1}
     if "prune" in configs:
         arguments["pretrained"] = str(weights)
+    if configs == ("inference",):
+        arguments["backend"] = "torch"  # exporting has tests of its own
     files = [f"configs/{name}.json" for name in configs]
     workflow = ConfigWorkflow(config_file=files, workflow_type=WORKFLOWS[configs], logging_file=False, **arguments)
     workflow.initialize()
