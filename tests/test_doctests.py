@@ -27,14 +27,10 @@ MODULES = (
     "common.partitioning.layers",
     "common.partitioning.sub_models",
     "common.runtimes.export",
-<<<<<<< HEAD
-    "common.runtimes.run",
-    "studies.isbi",
-    "studies.training_cost",
-=======
     "common.runtimes.plain",
     "common.runtimes.scans",
->>>>>>> 50f8c94c5caadc29703e2388febdfe4786f36fdc
+    "studies.isbi",
+    "studies.training_cost",
 )
 
 
