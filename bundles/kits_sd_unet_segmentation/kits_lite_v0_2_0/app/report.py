@@ -28,7 +28,7 @@ from ..kits.volumes import LABELS
 
 KEY_SLICES = 6
 # bytes of pictures and contours; 8 MB in all leave the rest for text
-BROWSER_BYTES, KEY_SLICES_BYTES, VIEW_BYTES = 6_800_000, 600_000, 100_000
+BROWSER_BYTES, KEY_SLICES_BYTES, VIEW_BYTES = 7_200_000, 450_000, 80_000
 # longer edge in pixels at most, WebP quality
 QUALITIES = ((512, 80), (512, 65), (512, 50), (512, 35), (512, 20), (384, 30), (320, 30), (256, 30), (192, 10))
 WORDS = {"tumor": "tumour", "dice": "Dice", "ml": "(ml)", "mm": "(mm)"}
@@ -202,7 +202,7 @@ def _draw_views(
         height, width = next(iter(masks.values())).shape
         yield {
             "title": title,
-            "image": _encode(turn_axial(pixels), *QUALITIES[1]),
+            "image": _encode(turn_axial(pixels), *QUALITIES[2]),
             "contours": contours,
             "width": width,
             "height": height,
