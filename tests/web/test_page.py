@@ -122,7 +122,7 @@ def visitor(chromium, page) -> Visitor:
 
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
-    return Segmenter(BUNDLES / POCKET)
+    return Segmenter(BUNDLES / POCKET, precision="f32")
 
 
 def write_phantom(path: Path, kind: str) -> Path:
