@@ -82,8 +82,8 @@ def chain_in_python(output_dir: Path, invert: bool = True) -> tuple[Compose, Com
 def chain_of_config(output_dir: Path) -> tuple[Compose, Compose]:
     config = json.loads(CONFIG.read_text())
     parser = ConfigParser(
-        {key: config[key] for key in ("preprocessing", "postprocessing", "backend")}
-        | {"output_dir": output_dir, "weights": make_weights(output_dir), "hu_window": [0, 255]}
+        {key: config[key] for key in ("preprocessing", "postprocessing", "mirror", "keep_largest", "min_volume_ml")}
+        | {"output_dir": output_dir, "weights": make_weights(output_dir), "hu_window": [0, 255], "predictor": None}
     )
     return parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
 

@@ -25,6 +25,7 @@ from ..bundle_folder import build_on_meta, find_bundle, open_bundle
 from ..compression.complexity import count_parameters
 from ..errors import InputError
 from ..files import PathLike, hash_file
+from ..kits.components import check_components
 from ..kits.masks import make_fingerprint, write_mask
 from ..kits.preprocessing import HU_WINDOW
 from ..kits.volumes import LABELS, NIFTI_SUFFIXES
@@ -145,6 +146,7 @@ class Segmenter:
     ) -> None:
         self.bundle = find_bundle(bundle)
         parser = open_bundle(bundle)
+        check_components(keep_largest, min_volume_ml)
         given = {"keep_largest": keep_largest, "min_volume_ml": min_volume_ml, "mirror": mirror}
         for key, value in given.items():
             if value is not None and key not in parser:

@@ -167,7 +167,7 @@ def check_output(
     if "::" in str(output_dir):
         raise InputError(f"{output_dir}: expected a path without ::, found one{HASH_HINT}.")
     files = [case[key] for case in cases for key in ("image", "label") if key in case]
-    sources = [source] if isinstance(source, (str, Path)) else source
+    sources = source if isinstance(source, (list, tuple)) else [source]
     check_apart(Path(str(output_dir)), (Path(str(path)) for path in (*sources, *files)))
     check_writable(Path(str(output_dir)))
 
