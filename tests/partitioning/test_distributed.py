@@ -233,12 +233,13 @@ def test_a_rank_that_hangs_stops_the_other_with_one_line(mode, bundle, phantoms,
 def test_what_a_killed_rank_had_half_written_is_removed(bundle, phantoms, tmp_path):
     before = """
 import os, signal
-import common.app.segmenter as s
-def save(image, path):
-    path.write_bytes(b"half")
+import nibabel as nib
+def write(image, stream):
+    stream.write(b"half")
+    stream.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 if rank:
-    s.nib.save = save
+    nib.Nifti1Image.to_stream = write
 """
     options = {"bundle": bundle, "input": phantoms, "output": tmp_path / "out", "mode": "data"}
     codes, printed = start_distributed(tmp_path, 2, before, **options).wait()

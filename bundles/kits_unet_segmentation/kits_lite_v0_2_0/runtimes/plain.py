@@ -80,7 +80,8 @@ class PlainNetwork:
         size = image.shape[2:]
         if len(size) != len(divisors) or any(length % divisor for length, divisor in zip(size, divisors)):
             found, expected = (" x ".join(map(str, lengths)) for lengths in (size, divisors))
-            raise InputError(f"image: height and width must be divisible by {expected}, got {found}.")
+            expected = divisors[0] if len({*divisors}) == 1 else expected
+            raise InputError(f"height and width must be divisible by {expected}, got {found}.")
         return self.forward(image)
 
 
