@@ -16,7 +16,7 @@ from common.app.cli import app
 
 from .bundle import FILES
 
-CONFIG = re.compile(r"configs/[\w-]+\.\w+")
+CONFIG = re.compile(r"configs/(?:[\w-]+/)?[\w-]+\.\w+")
 FILE = re.compile(r"(?<![\w./-])(?:configs|docs)/[\w-]+\.\w+")
 # what a command line runs or reads
 SOURCE = re.compile(r"(?<![\w./$<-])(?!configs/|docs/)[\w-]+(?:/[\w-]+)*\.(?:py|sh|json)\b")
@@ -40,7 +40,7 @@ def find_command_problems(page: str, text: str, folder: Path, root: Path) -> Ite
     for name in sorted(set(FILE.findall(text))):
         if name not in FILES and not (folder / name).is_file():
             yield f"{page}: {name}: expected a file, found none"
-    files = [path for path in folder.glob("configs/*.json") if path.name != "metadata.json"]
+    files = [path for path in folder.glob("configs/**/*.json") if path.name != "metadata.json"]
     known = set(inspect.signature(monai.bundle.run).parameters).union(*map(ConfigParser.load_config_file, files))
     for code in _find_code(text):
         option = OPTION.match(code)
