@@ -22,6 +22,7 @@ from .plain import (
     PlainNetwork,
     check_backend,
     choose_backend,
+    choose_precision,
     describe_definition,
     find_exported,
 )
@@ -107,6 +108,17 @@ def choose_network(
     if backend == "torch":
         return network
     return load_exported(network, weights, metadata, backend, precision=precision)
+
+
+def name_settings(
+    device: str | torch.device, backend: str | None = None, precision: str | None = None
+) -> tuple[str, ...]:
+    """
+    `ExportedNetwork.settings` of what `choose_network` chooses, without it: MONAI Label, which has a network of its
+    own, builds a bundle's postprocessing alone.
+    """
+    backend = backend or choose_backend(torch.device(device).type)
+    return () if backend == "torch" else (backend, precision or choose_precision(backend))
 
 
 def load_exported(

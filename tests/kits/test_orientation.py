@@ -83,7 +83,8 @@ def chain_of_config(output_dir: Path) -> tuple[Compose, Compose]:
     config = json.loads(CONFIG.read_text())
     parser = ConfigParser(
         {key: config[key] for key in ("preprocessing", "postprocessing", "mirror", "keep_largest", "min_volume_ml")}
-        | {"output_dir": output_dir, "weights": make_weights(output_dir), "hu_window": [0, 255], "predictor": None}
+        | {"output_dir": output_dir, "weights": make_weights(output_dir), "hu_window": [0, 255]}
+        | {"device": "cpu", "backend": "torch", "precision": None}
     )
     return parser.get_parsed_content("preprocessing"), parser.get_parsed_content("postprocessing")
 

@@ -30,9 +30,9 @@ def check_bundles(bundles: Sequence[Path], environment: Path = ENVIRONMENT) -> I
     """
     Serve bundles, and hold what the server says against what the bundles do by themselves, on synthetic cases.
 
-    Each must offer kidney and tumor, and segment a case in IPL and one in RAS as its own `inference.json` does, voxel
-    by voxel but for `TIES`. The smallest is trained for one epoch, after which its new weights must fit its network.
-    All on copies.
+    Each must offer kidney and tumor, and segment a case in IPL and one in RAS as its own `inference.json` does with
+    PyTorch, which the server uses, voxel by voxel but for `TIES`. The smallest is trained for one epoch, after which
+    its new weights must fit its network. All on copies.
 
     Yields:
         A line for each thing that was found right.
@@ -79,7 +79,7 @@ def write_studies(folder: Path) -> Path:
 def segment(bundle: Path, cases: Path, output: Path) -> dict[str, Path]:
     """The label map of every case, by its name, that `monai.bundle run` with a bundle's `inference.json` writes."""
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
-    command += ["--dataset_dir", str(cases.resolve()), "--output_dir", str(output.resolve())]
+    command += ["--dataset_dir", str(cases.resolve()), "--output_dir", str(output.resolve()), "--backend", "torch"]
     run(bundle, *command, cwd=bundle)
     return {path.name.removesuffix(".nii.gz"): path for path in sorted(output.glob("*.nii.gz"))}
 
