@@ -16,7 +16,7 @@ from ignite.engine import Events
 from monai.config import PathLike
 from monai.engines import Evaluator, Trainer
 from monai.inferers import SimpleInferer
-from monai.utils import ensure_tuple, set_determinism
+from monai.utils import set_determinism
 from torch import nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
@@ -61,9 +61,11 @@ def check_settings(
         raise InputError(f"num_workers: expected 0 or a positive whole number, found {num_workers}.")
     if not isinstance(learning_rate, (int, float)) or not 0 < learning_rate < float("inf"):
         raise InputError(f"learning_rate: expected a positive number, found {learning_rate}.")
-    # MONAI Label hands its cases over by itself; else a missing folder is told when they are looked for
-    is_there = all(Path(str(folder)).is_dir() for folder in ensure_tuple(dataset_dir))
-    cases = find_cases(dataset_dir) if is_there else []
+    try:
+        cases = find_cases(dataset_dir)
+    except InputError:
+        # told when the split looks for them; MONAI Label hands its own over, and other data are laid out otherwise
+        cases = []
     for folder in folders:
         check_output(folder, dataset_dir, cases)
 
