@@ -144,7 +144,7 @@ def test_missing_images_weights_and_packages_are_one_line_and_nothing_is_written
 @pytest.mark.slow
 @needs_slices
 @pytest.mark.parametrize("name", NAMES)
-def test_dice_of_the_real_slices_changes_by_at_most_0_003(name):
+def test_dice_of_the_real_slices_changes_by_at_most_0_005(name):
     """But for SD-UNet in int8, whose filters of mean zero see little else than rounding (docs/studies/speed.md)."""
     dice = measure_dice(BUNDLES / name, SLICES)
     assert list(dice) == [F32, *([BF16] if has_bf16() else []), INT8]
@@ -152,4 +152,4 @@ def test_dice_of_the_real_slices_changes_by_at_most_0_003(name):
     for precision in list(dice)[1:]:
         assert dice[precision] != dice[F32]
         loses = name == "kits_sd_unet_segmentation" and precision == INT8
-        assert (dice[precision] == pytest.approx(dice[F32], abs=0.003)) != loses
+        assert (dice[precision] == pytest.approx(dice[F32], abs=0.005)) != loses
