@@ -151,7 +151,7 @@ def _prepare_case(case: Mapping[str, str], file: Path, grid: SliceGrid, hu_windo
 
 def _resize(volume: np.ndarray, size: Sequence[int], one_hot: bool) -> np.ndarray:
     """(X, Y, slices) uint8 -> (slices, *size) uint8; labels by the class that covers most of a pixel."""
-    slices = torch.from_numpy(np.ascontiguousarray(volume.transpose(2, 0, 1)))
+    slices = torch.from_numpy(np.array(volume.transpose(2, 0, 1), order="C"))  # a copy: what is read may be read-only
     if one_hot:
         classes = F.one_hot(slices.long(), len(LABELS)).permute(0, 3, 1, 2).float()
         return choose_classes(resize_slices(classes, size)).numpy()
