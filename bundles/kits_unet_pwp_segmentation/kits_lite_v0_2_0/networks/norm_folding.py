@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .blocks import ConvBlock, SeparableConv
 from .lite_unet import LiteUNet
+
+# BatchNorm is the identity with whatever statistics it starts; an epoch of them would take as long as a training epoch
+MEASURED_BATCHES = 8
 
 
 def insert_batch_norm(
@@ -29,7 +33,7 @@ def insert_batch_norm(
     no `LiteUNet`, is returned as it is.
 
     Weights without BatchNorm that are loaded into the copy later, as MONAI Label does when training starts, make
-    BatchNorm start as the identity: its statistics are those of the batches, its scale and shift undo it.
+    BatchNorm start as the identity: its statistics are those of the first batches, its scale and shift undo it.
 
     Args:
         batches: {"image": (B, in_channels, H, W), or (B, in_channels, D, H, W)}, read when trained weights come.
@@ -107,13 +111,14 @@ def _measure_outputs(
     sums: dict[nn.Module, torch.Tensor] = {}
 
     def collect(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        moments = torch.stack([torch.ones_like(output), output, output**2]).double()
-        moments = moments.sum(dim=(1, *range(3, moments.dim())))
-        sums[module] = sums.get(module, 0) + moments
+        variance, mean = torch.var_mean(output, dim=(0, *range(2, output.dim())), correction=0)
+        variance, mean = variance.double(), mean.double()
+        moments = torch.stack([torch.ones_like(mean), mean, variance + mean**2])
+        sums[module] = sums.get(module, 0) + moments * (output.numel() / output.shape[1])
 
     handles = [conv.register_forward_hook(collect) for conv in convs]
     device = next(network.parameters()).device
-    for batch in batches:
+    for batch in islice(batches, MEASURED_BATCHES):
         # a MetaTensor would hand its class on to the statistics, and to the file of weights
         network(batch["image"].as_subclass(torch.Tensor).to(device))
     for handle in handles:

@@ -1,0 +1,125 @@
+"""Segment a volume slice by slice, in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+
+from ..errors import InputError
+from .axial import segment_volume
+from .components import check_components, keep_components
+from .preprocessing import SliceGrid, choose_classes, scale_intensity, spacing_in_ras
+
+AXIAL_AXIS = 4
+
+
+class AxialInferer(Inferer):
+    """
+    Segments every axial slice of one volume with a 2-D network and returns the label map on the volume's own grid.
+
+        volume (1, 1, X, Y, Z) in RAS, uint8 HU window or float in [0, 1]
+          a batch of axial slices (b, 1, X, Y) -- to the network's grid -- network --> logits (b, C, H, W)
+          -- back to the slice's grid -- argmax --> uint8 (1, 1, X, Y, Z)
+
+    One batch of slices is in flight at a time: beside the volume and its label map, memory does not grow with the
+    number of slices, and nothing is resampled through the plane or twice.
+
+    Args:
+        grid: the grid on which the network sees a slice, or the height and width of one.
+        batch_size: slices per forward pass.
+        device: where the network is; by default where the volume is.
+        mirror: see `segment_volume`.
+        keep_largest: keep so many connected components (26 neighbours) of kidney and tumour together; None keeps all.
+        min_volume_ml: remove components that are smaller.
+
+    Raises:
+        InputError: when an argument is not positive.
+    """
+
+    def __init__(
+        self,
+        grid: SliceGrid | Sequence[int] = (256, 256),
+        batch_size: int = 4,
+        device: str | torch.device | None = None,
+        mirror: bool = False,
+        keep_largest: int | None = None,
+        min_volume_ml: float | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size: expected a positive whole number, found {batch_size}.")
+        self.grid = grid if isinstance(grid, SliceGrid) else SliceGrid(tuple(grid))
+        self.batch_size = batch_size
+        self.device = device
+        check_components(keep_largest, min_volume_ml)
+        self.mirror, self.keep_largest, self.min_volume_ml = mirror, keep_largest, min_volume_ml
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: object, **kwargs: object
+    ) -> torch.Tensor:
+        """
+        Args:
+            inputs: (1, 1, X, Y, Z); a `MetaTensor` where the grid has pixels of a size in mm.
+            network: maps (b, 1, H, W) to logits (b, C, H, W); further arguments are passed on.
+
+        Returns:
+            uint8 label map (1, 1, X, Y, Z) with the metadata of the input, on its device.
+
+        Raises:
+            InputError: when the grid needs the size of a voxel and the input does not tell it.
+        """
+        if inputs.ndim != 5 or inputs.shape[:2] != (1, 1):
+            raise ValueError(f"inputs must have shape (1, 1, X, Y, Z), got {tuple(inputs.shape)}.")
+        volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        spacing_mm = self._find_spacing(inputs)
+        if volume.device.type == "cpu" and self.device in (None, "cpu", torch.device("cpu")):
+            labels = self._segment_on_cpu(volume, spacing_mm[:2], network, *args, **kwargs)
+        else:
+            labels = self._segment_on_device(volume, spacing_mm[:2], network, *args, **kwargs)
+        if self.keep_largest or self.min_volume_ml:
+            found = labels[0, 0].cpu().numpy()
+            keep_components(found, spacing_mm, self.keep_largest, self.min_volume_ml)
+            labels[0, 0] = torch.from_numpy(found)
+        if isinstance(inputs, MetaTensor):
+            return MetaTensor(labels).copy_meta_from(inputs)
+        return labels
+
+    def _segment_on_cpu(
+        self, volume: torch.Tensor, spacing_mm: Sequence[float], network: Callable, *args: object, **kwargs: object
+    ) -> torch.Tensor:
+        def forward(slices: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                return network(torch.from_numpy(slices), *args, **kwargs).float().numpy()
+
+        forward, workers = getattr(network, "compute", forward), getattr(network, "workers", 1)
+        array = volume[0, 0].numpy()
+        arguments = self.grid, spacing_mm, self.batch_size, workers
+        return torch.from_numpy(segment_volume(array, forward, *arguments, mirror=self.mirror))[None, None]
+
+    def _segment_on_device(
+        self, volume: torch.Tensor, spacing_mm: Sequence[float], network: Callable, *args: object, **kwargs: object
+    ) -> torch.Tensor:
+        labels = torch.empty_like(volume, dtype=torch.uint8)
+        for start in range(0, volume.shape[AXIAL_AXIS], self.batch_size):
+            stop = start + self.batch_size
+            slices = volume[0, ..., start:stop].permute(3, 0, 1, 2).to(self.device or volume.device)
+            slices = self.grid.enter(scale_intensity(slices), spacing_mm)
+            with torch.no_grad():
+                logits = network(slices, *args, **kwargs).float()
+                if self.mirror:
+                    logits = (logits + network(slices.flip(2), *args, **kwargs).float().flip(2)) / 2
+            logits = self.grid.leave(logits, volume.shape[2:4], spacing_mm)
+            labels[0, ..., start:stop] = choose_classes(logits).to(labels).permute(1, 2, 0)
+        return labels
+
+    def _find_spacing(self, inputs: torch.Tensor) -> tuple[float, float, float]:
+        if isinstance(inputs, MetaTensor):
+            # a batch of one has the affine of the one, or a batch of affines
+            return spacing_in_ras(inputs.affine.reshape(4, 4).cpu().numpy())
+        if (self.grid.spatial_size is None and self.grid.factor is None) or self.min_volume_ml:
+            raise InputError(f"inputs: expected a MetaTensor, which tells the size of a pixel, found {type(inputs)}.")
+        return (1.0, 1.0, 1.0)

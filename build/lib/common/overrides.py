@@ -1,0 +1,70 @@
+"""Overrides on the command line of `monai.bundle run`, of which MONAI takes any name, and ignores one without use."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from .errors import InputError
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """
+    Refuse an override that no config has a place for.
+
+    A new argument of a component, such as `--network_def#dropout`, has one: the component.
+
+    Args:
+        arguments: the words of the command line, the program first; those of other programs are left alone.
+
+    Raises:
+        InputError: naming the override, and the nearest name that there is.
+    """
+    if PurePath(arguments[0]).parts[-3:] != ("monai", "bundle", "__main__.py") or arguments[1:2] != ["run"]:
+        return
+    import monai.bundle  # which only such a run has loaded already
+
+    given = _read_options(arguments[2:])
+    files, own = given.get("config_file"), inspect.signature(monai.bundle.run).parameters
+    if files is None or "args_file" in given:  # then it is not all here
+        return
+    config = monai.bundle.ConfigParser.load_config_files(files)
+    for name in given.keys() - own.keys():
+        keys = name.replace("::", "#").split("#")
+        place: Any = config
+        for depth, key in enumerate(keys):
+            is_argument = isinstance(place, Mapping) and "_target_" in place and depth == len(keys) - 1
+            if not isinstance(place, Mapping) or is_argument:
+                break  # into a list, or into what an expression will make
+            if key not in place:
+                known = [*place, *(own if depth == 0 else ())]
+                near = "".join(f"; did you mean --{'#'.join([*keys[:depth], match])}?" for match in _match(key, known))
+                raise InputError(f"--{name}: expected a key of the configs, found none of this name{near}")
+            place = place[key]
+
+
+def _match(key: str, known: Sequence[str]) -> list[str]:
+    return difflib.get_close_matches(key, known, n=1)
+
+
+def _read_options(words: Sequence[str]) -> dict[str, Any]:
+    """Options by name, as Python Fire reads them: `--name value` or `--name=value`, with a hyphen for an underscore."""
+    options: dict[str, Any] = {}
+    for word, following in zip(words, [*words[1:], ""]):
+        if word == "--":
+            break
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            options[name.replace("-", "_").lstrip("+~")] = _read_literal(value if equals else following)
+    return options
+
+
+def _read_literal(word: str) -> Any:
+    try:
+        return ast.literal_eval(word)
+    except (SyntaxError, ValueError):
+        return word
