@@ -56,6 +56,7 @@ STAGES = {
     "dense_20": Stage(20),
     "short_8": Stage(8, {"learning_rate": 0.005}),
     # zeros grow over the first half
+    "sparse_8": Stage(8, configs=("train", "prune")),
     "sparse_14": Stage(14, configs=("train", "prune")),
 }
 

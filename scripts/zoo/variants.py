@@ -66,7 +66,7 @@ VARIANTS = (
         },
         preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.003},
-        stages=("dense_10", "sparse_14"),
+        stages=("dense_10", "sparse_8"),
         recipe="wp_unet_paper.json",
     ),
     Variant(
