@@ -96,6 +96,10 @@ def segment(
     mirror: Annotated[
         bool | None, typer.Option("--mirror/--no-mirror", help="Average with the mirrored image: better, and slower.")
     ] = None,
+    fast: Annotated[
+        bool | None,
+        typer.Option("--fast/--no-fast", help="Look at a slice per 10 mm, then around findings: may miss small ones."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     backend: Annotated[
         str | None, typer.Option(help="torch, onnxruntime or openvino; by default openvino on a CPU that has it.")
@@ -123,6 +127,7 @@ def segment(
 
     report_warnings()
     options = {"series": series, "keep_largest": keep_largest, "min_volume_ml": min_volume_ml, "mirror": mirror}
+    options["fast"] = fast
     outputs = Outputs(tuple(output_format or ["nifti"]), report, report_json)
     if doubt and not outputs.described:
         raise InputError("doubt: expected together with --report or --report-json, found neither.")
