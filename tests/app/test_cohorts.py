@@ -1,4 +1,4 @@
-"""A cohort on several machines, as docs/how_to/speed.md has it: the files of one process, by Slurm's tasks and by Dask."""
+"""A cohort on several machines, as docs/how_to/speed.md has it: the files of one process, by Slurm and by Dask."""
 
 from __future__ import annotations
 
