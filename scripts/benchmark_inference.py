@@ -208,7 +208,7 @@ def _measure_scans(arguments: argparse.Namespace) -> dict[str, list[dict[str, An
         if arguments.before:
             checkouts = {"before": Path(name) / "before", **checkouts}
             git = ["git", "-C", str(ROOT), "worktree"]
-            subprocess.run([*git, "add", "--detach", str(checkouts["before"]), arguments.before], check=True)
+            subprocess.run([*git, "add", "--quiet", "--detach", str(checkouts["before"]), arguments.before], check=True)
         ways = [
             way
             for way, (checkout, words) in WAYS.items()
