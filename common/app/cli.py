@@ -96,6 +96,9 @@ def segment(
     mirror: Annotated[
         bool | None, typer.Option("--mirror/--no-mirror", help="Average with the mirrored image: better, and slower.")
     ] = None,
+    fast: Annotated[
+        bool | None, typer.Option("--fast/--no-fast", help="Not every slice, see the docs: can miss small findings.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     backend: Annotated[
         str | None, typer.Option(help="torch, onnxruntime or openvino; by default openvino on a CPU that has it.")
@@ -122,7 +125,8 @@ def segment(
     from .folder import Outputs, open_segmenter, segment_case
 
     report_warnings()
-    options = {"series": series, "keep_largest": keep_largest, "min_volume_ml": min_volume_ml, "mirror": mirror}
+    options = {"series": series, "keep_largest": keep_largest, "min_volume_ml": min_volume_ml}
+    options |= {"mirror": mirror, "fast": fast}
     outputs = Outputs(tuple(output_format or ["nifti"]), report, report_json)
     if doubt and not outputs.described:
         raise InputError("doubt: expected together with --report or --report-json, found neither.")

@@ -110,7 +110,7 @@ class Segmenter:
         bundle: bundle folder, or the name of one in a checkout's `bundles/`.
         device: `"cpu"`, `"cuda"`, ...; by default what the bundle chooses.
         series: DICOM series to read, see `open_with_itk`.
-        keep_largest, min_volume_ml, mirror: see `AxialInferer`; by default what the bundle's `inference.json` says.
+        keep_largest, min_volume_ml, mirror, fast: see `AxialInferer`; by default as the bundle's `inference.json` says.
         network: computes in the stead of the bundle's network, as its weights would.
         backend: `"torch"`, `"onnxruntime"` or `"openvino"`; by default as on the command line, see `choose_backend`.
         exported, precision: see `open_network`; by default bf16 where OpenVINO runs on a CPU that computes in it.
@@ -143,11 +143,12 @@ class Segmenter:
         exported: PathLike | None = None,
         precision: str | None = None,
         doubt: bool = False,
+        fast: bool | None = None,
     ) -> None:
         self.bundle = find_bundle(bundle)
         parser = open_bundle(bundle)
         check_components(keep_largest, min_volume_ml)
-        given = {"keep_largest": keep_largest, "min_volume_ml": min_volume_ml, "mirror": mirror}
+        given = {"keep_largest": keep_largest, "min_volume_ml": min_volume_ml, "mirror": mirror, "fast": fast}
         for key, value in given.items():
             if value is not None and key not in parser:
                 raise InputError(f"{key}: expected an inference.json that has it, found one without in {self.bundle}.")

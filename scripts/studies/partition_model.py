@@ -145,3 +145,17 @@ def count_slices_bytes(work: Work, processes: int) -> int:
 def predict_cases(work: Work, processes: int, cores: float = math.inf) -> float:
     """Seconds in data mode, when every process has cases of its own and all have as many slices."""
     return max(1.0, processes / cores) * predict_alone(work) / processes
+
+
+def predict_cohort(
+    scans: int, machines: int, cores: int, core_s: float, scan_bytes: float, storage: Link
+) -> tuple[float, float]:
+    """
+    Seconds that many scans take when every core takes whole ones, file to file: of computing, and of reading them from
+    the storage that all machines share. One goes on during the other, so the longer is what it takes.
+
+    Args:
+        cores: of each machine.
+        core_s: seconds of one core for one scan.
+    """
+    return math.ceil(scans / (machines * cores)) * core_s, scans * scan_bytes / storage.bytes_per_s

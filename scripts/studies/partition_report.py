@@ -24,6 +24,7 @@ from .partition_model import (
     count_slices_bytes,
     predict_alone,
     predict_cases,
+    predict_cohort,
     predict_pipeline,
     predict_slices,
 )
@@ -35,6 +36,9 @@ LINKS = {f"{rate} Gbit/s": Link(rate * 1e9 / 8, LATENCY_S) for rate in (1, 10, 1
 # what each machine of the forecast computes with
 SPEEDS = {"as fast as here": 1, "100 x as fast": 100}
 MEDIAN_SLICES = 108  # of a KiTS19 case
+# of 512 x 512 voxels of 16 bits; by machines of so many cores, of which a scan takes what docs/how_to/speed.md measured
+COHORT = {"scans": 10_000, "cores": 8, "core_s": 3.0, "scan_bytes": MEDIAN_SLICES * 512 * 512 * 2}
+COHORT_MACHINES = (1, 4, 16, 64)
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,18 @@ def format_forecast(rows: Sequence[Mapping[str, object]]) -> str:
     return f"{format_markdown_table(lines)}\n\n{verdict}"
 
 
+def format_cohort() -> str:
+    """What a cohort takes by machines and storage, in Markdown."""
+    lines = []
+    for name, storage in LINKS.items():
+        cells = {}
+        for machines in COHORT_MACHINES:
+            computing, reading = predict_cohort(machines=machines, storage=storage, **COHORT)
+            cells[f"{machines}"] = f"{max(computing, reading) / 60:.1f}{', storage' if reading > computing else ''}"
+        lines.append({"storage": name, **cells})
+    return format_markdown_table(lines)
+
+
 def write_report(
     folder: Path, rows: Sequence[Row], forecast: Sequence[Mapping], work: Work, link: Link, setting: Mapping
 ) -> None:
@@ -192,6 +208,7 @@ def write_report(
         raise InputError(f"{page}: expected the page to write the tables to, found none.")
     replace_section(page, "measured", format_measured(rows, work, link, setting))
     replace_section(page, "forecast", format_forecast(forecast))
+    replace_section(page, "cohort", format_cohort())
     with replace_file(folder / "partitioning.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
         writer.writeheader()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from common.kits import axial
 from common.kits.axial import choose_in_box, enter_grid, resize_rows, segment_volume, weigh_cells
 from common.kits.geometry import GridNumbers
+from common.kits.phantom import make_phantom
 from common.kits.preprocessing import SliceGrid, choose_classes, resize_slices
 
 LENGTHS = [(512, 256), (512, 250), (512, 326), (256, 512), (250, 512), (77, 33), (33, 77), (20, 21), (1, 5), (5, 1)]
@@ -96,9 +99,47 @@ def test_what_breaks_in_a_thread_breaks_the_caller():
         segment_volume(np.zeros((8, 8, 9), np.uint8), forward, GridNumbers(factor=1), workers=2)
 
 
+@pytest.mark.parametrize("every", [2, 5])
+def test_every_kth_slice_first_misses_no_more_than_what_lies_between_two_of_them(every):
+    """A phantom's kidneys with their tumours and, far from them, a lesion of every height at every place."""
+    label = make_phantom(0, (32, 32, 32), (5.0, 12.0, 12.0))[1].transpose(2, 1, 0)
+    label = np.concatenate([label, np.zeros((32, 32, 6 * every), np.uint8)], axis=2)
+    looked = set()
+
+    def forward(slices: np.ndarray) -> np.ndarray:
+        looked.update(np.rint(255 * slices[:, 0, 0, 0]).astype(int).tolist())
+        return np.concatenate([np.full_like(slices, 0.5), slices, 2 * slices - 0.75], axis=1)
+
+    for height in range(1, 2 * every + 1):
+        for start in range(32 + 2 * every, 32 + 3 * every):
+            with_lesion = label.copy()
+            with_lesion[4:9, 6:9, start : start + height] = 2
+            volume = np.array([0, 150, 250], np.uint8)[with_lesion]
+            volume[0, 0] = range(volume.shape[2])  # by which the network knows the slice
+            exact = segment_volume(volume, forward, GridNumbers(factor=1))
+            np.testing.assert_array_equal(exact, with_lesion)
+            looked.clear()
+            fast = segment_volume(volume, forward, GridNumbers(factor=1), every=every, workers=2)
+            seen = np.isin(range(volume.shape[2]), sorted(looked))
+            np.testing.assert_array_equal(fast[..., seen], exact[..., seen])
+            assert not fast[..., ~seen].any() and 0.2 < seen.mean() < 0.9
+            is_missed = height < every and not any(z % every == 0 for z in range(start, start + height))
+            np.testing.assert_array_equal(fast[..., : 32 + every], exact[..., : 32 + every])
+            np.testing.assert_array_equal(fast[..., 32 + every :].any(), not is_missed)
+            assert is_missed or np.array_equal(fast, exact)
+
+
 def test_only_what_can_be_foreground_is_resized_back(monkeypatch):
-    """Counts pixels, not seconds: of 20 slices two hold something, and of those a twentieth."""
-    resized = []
+    """Counts pixels and bytes, not seconds: of 20 slices two hold something, and of those a twentieth."""
+    resized, copied = [], []
+    contiguous = np.ascontiguousarray
+
+    def copy(array: np.ndarray) -> np.ndarray:
+        result = contiguous(array)
+        copied.append((result.dtype, 0 if np.shares_memory(result, array) else result.nbytes))
+        return result
+
+    monkeypatch.setattr(axial.np, "ascontiguousarray", copy)
 
     def count(slices, size, length=None, window=slice(None)):
         result = resize_rows(slices, size, length, window)
@@ -121,3 +162,26 @@ def test_only_what_can_be_foreground_is_resized_back(monkeypatch):
     back = [size for is_back, size in resized if is_back]
     assert len(back) == 2 * 2 and sum(back) < 2 * 3 * 64 * 64 / 5
     assert len(resized) - len(back) == 2 * 20  # along two axes on the way in, every slice once
+    bytes_of = {kind: sum(size for dtype, size in copied if dtype == kind) for kind in (np.uint8, np.float32)}
+    assert bytes_of[np.uint8] == volume.nbytes  # once, and as it is
+    assert bytes_of[np.float32] <= 4 * (20 * 64 * 32 + sum(back))  # halfway in, and halfway back in the boxes
+    passes.clear()
+    segment_volume(volume, forward, GridNumbers(factor=0.5), batch_size=4, every=4)
+    assert passes == [4, 1, 3, 3]  # 0 to 16 by 4, then what lies on either side of 8
+
+
+def test_memory_does_not_grow_with_the_number_of_slices():
+    """Bytes that NumPy allocates beside the volume and its labels, at most at once."""
+
+    def forward(slices: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.full_like(slices, 0.6), slices, 1 - slices], axis=1)
+
+    peaks = []
+    for depth in (16, 64):
+        volume = np.random.default_rng(0).integers(0, 256, (64, 64, depth), np.uint8)
+        labels = np.zeros_like(volume)
+        tracemalloc.start()
+        segment_volume(volume, forward, GridNumbers(factor=0.5), batch_size=4, labels=labels)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert labels.any() and peaks[1] < 1.1 * peaks[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -216,10 +217,26 @@ def test_the_mirrored_image_counts_half():
     assert plain[:4].max() == 0 and plain[4:].min() == 1
     # 3.5 everywhere, less than 3.6
     assert mirrored.max() == 0
-    on_device = AxialInferer((8, 6), mirror=True)._segment_on_device(volume, (1.0, 1.0), network)
+    on_device = AxialInferer((8, 6), mirror=True)._segment_on_device(volume, (1.0, 1.0, 1.0), network)
     assert torch.equal(on_device[0, 0], mirrored)
 
 
-def test_a_least_volume_needs_the_size_of_a_voxel():
+def test_fast_looks_at_a_slice_per_10_mm_then_around_findings_on_any_device():
+    volume = torch.zeros(1, 1, *SIZE, 30, dtype=torch.uint8)
+    volume[..., 4:20, 4:20, 13:17] = TUMOUR
+    inputs = MetaTensor(volume, affine=torch.diag(torch.tensor([1, 1, 2.5, 1], dtype=torch.float64)))
+    seen = []
+    inferer = AxialInferer(SIZE, batch_size=3, fast=True)
+    expected = AxialInferer(SIZE)(volume, threshold)
+    on_device = partial(inferer._segment_on_device, volume, (1.0, 1.0, 2.5))
+    for segment in (partial(inferer, inputs), on_device):
+        found = segment(lambda slices: seen.append(len(slices)) or threshold(slices))
+        assert torch.equal(torch.as_tensor(found), expected)
+        assert sum(seen) == 8 + 6  # 0 to 28 by 4; 16 holds something, so 13 to 19
+        seen.clear()
+
+
+@pytest.mark.parametrize("options", [{"min_volume_ml": 1}, {"fast": True}])
+def test_what_counts_in_mm_needs_the_size_of_a_voxel(options):
     with pytest.raises(InputError, match="MetaTensor"):
-        AxialInferer((8, 6), min_volume_ml=1)(torch.zeros(1, 1, 8, 6, 2), lambda slices: slices)
+        AxialInferer((8, 6), **options)(torch.zeros(1, 1, 8, 6, 2), lambda slices: slices)

@@ -20,6 +20,7 @@ from common.kits.cases import find_cases
 from common.kits.inferer import AxialInferer
 from common.kits.readers import CTReader
 from common.kits.saving import SaveMaskd
+from common.runtimes.scans import CHOSEN
 
 SHAPE = (24, 24, 10)  # square slices, so that a transposed one would fit
 AXES = ["IPL", "RAS", "LPS", "ASR", "oblique"]
@@ -82,7 +83,7 @@ def chain_in_python(output_dir: Path, invert: bool = True) -> tuple[Compose, Com
 def chain_of_config(output_dir: Path) -> tuple[Compose, Compose]:
     config = json.loads(CONFIG.read_text())
     parser = ConfigParser(
-        {key: config[key] for key in ("preprocessing", "postprocessing", "mirror", "keep_largest", "min_volume_ml")}
+        {key: config[key] for key in ("preprocessing", "postprocessing", *CHOSEN)}
         | {"output_dir": output_dir, "weights": make_weights(output_dir), "hu_window": [0, 255]}
         | {"device": "cpu", "backend": "torch", "precision": None}
     )

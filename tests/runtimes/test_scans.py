@@ -38,7 +38,7 @@ def run_without_torch(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-CHOSEN = {"keep_largest": 2, "min_volume_ml": 0.01, "mirror": True}
+CHOSEN = {"keep_largest": 2, "min_volume_ml": 0.01, "mirror": True, "fast": True}
 
 
 @pytest.fixture(scope="module")

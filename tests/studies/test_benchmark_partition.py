@@ -24,10 +24,20 @@ from studies.partition_model import (
     count_slices_bytes,
     predict_alone,
     predict_cases,
+    predict_cohort,
     predict_pipeline,
     predict_slices,
 )
-from studies.partition_report import MACHINES, compare, foretell, format_forecast, write_report
+from studies.partition_report import (
+    COHORT,
+    LINKS,
+    MACHINES,
+    compare,
+    foretell,
+    format_cohort,
+    format_forecast,
+    write_report,
+)
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/studies"
 PERFECT = Link(float("inf"), 0.0)
@@ -170,3 +180,16 @@ def test_the_committed_page_holds_the_committed_numbers():
     for row in csv.DictReader((DOCS / "partitioning.csv").open()):
         spread = [f"{float(row[key]):.2f}" for key in ("seconds", "fastest_s", "slowest_s")]
         assert f"| {row['processes']} | {spread[0]} ({spread[1]} to {spread[2]}) |" in page
+
+
+def test_a_cohort_is_held_up_by_cores_or_by_the_storage():
+    by_cores, by_storage = predict_cohort(10_000, 64, 8, 3.0, 57e6, LINKS["1 Gbit/s"])
+    assert by_cores == 20 * 3.0 and by_storage == pytest.approx(10_000 * 57e6 / 125e6)
+    assert predict_cohort(3, 1, 2, 5.0, 0, LINKS["1 Gbit/s"])[0] == 10.0  # the third waits for a core
+
+
+def test_the_committed_page_holds_the_cohort_of_the_scan_that_was_measured():
+    page = (DOCS / "partitioning.md").read_text()
+    assert f"<!-- cohort -->\n{format_cohort()}\n<!-- /cohort -->" in page
+    speed = (DOCS.parent / "how_to/speed.md").read_text()
+    assert f"| `segment --precision f32` | {COHORT['core_s']} |" in speed
