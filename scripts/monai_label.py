@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import InputError, report_input_errors
-from zoo.label.server import ENVIRONMENT, find_port, install, run_server, write_app
+from zoo.label.server import ENVIRONMENT, find_port, find_studies, install, run_server, write_app
 
 EXAMPLE = """example: python scripts/monai_label.py install
   python scripts/monai_label.py serve --app label --bundles bundles/kits_unet_pwp_segmentation --studies scans"""
@@ -36,8 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument(
                 "--app", type=Path, required=True, help="folder of the copies, and what is trained there"
             )
-            command.add_argument("--studies", type=Path, required=True, help="folder of NIfTI images")
+            command.add_argument("--studies", required=True, help="folder of NIfTI images, or URL of a DICOMweb server")
             command.add_argument("--port", type=int, default=8000)
+    command = commands.add_parser("dicom-seg", help="write a label map as a DICOM Segmentation; the server calls it")
+    for name, about in (("series", "DICOM"), ("mask", "NIfTI"), ("bundle", "that made it"), ("output", "to write")):
+        command.add_argument(name, type=Path, help=about)
     arguments = parser.parse_args(arguments)
     report_input_errors()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -52,14 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         for line in check_bundles(arguments.bundles, arguments.environment):
             print(line, flush=True)
+    elif arguments.command == "dicom-seg":
+        from zoo.label.dicom_seg import write_segmentation
+
+        write_segmentation(arguments.series, arguments.mask, arguments.bundle, arguments.output)
     else:
         serve(arguments.bundles, arguments.app, arguments.studies, arguments.port, arguments.environment)
     return 0
 
 
-def serve(bundles: Sequence[Path], app: Path, studies: Path, port: int, environment: Path) -> None:
-    if not studies.is_dir():
-        raise InputError(f"studies: expected a folder of images, found {studies}.")
+def serve(bundles: Sequence[Path], app: Path, studies: str, port: int, environment: Path) -> None:
+    find_studies(studies)
     find_port(port)  # before anything is copied
     for line in write_app(bundles, app, environment):
         print(f"warning: {line}", file=sys.stderr)

@@ -16,6 +16,7 @@ from sybil.parsers.markdown import CodeBlockParser
 
 from common.app.cli import app
 from common.kits.phantom import write_phantom_dataset
+from zoo.pages import read_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "scripts/zoo/skeleton/configs"
@@ -96,3 +97,11 @@ def test_every_setting_of_the_configs_stands_in_the_reference(config):
     settings += [key for key in ("windows", "view_shares") if key in content]
     assert len(settings) > 8
     assert [key for key in settings if key not in parts and f"`{key}`" not in text] == []
+
+
+def test_the_screenshot_of_the_page_shows_the_weights_that_ship():
+    metadata = json.loads((ROOT / "bundles/kits_pocket_unet_segmentation/configs/metadata.json").read_text())
+    shown = read_figure(ROOT / "docs/web/screenshot.png")
+    assert shown == {
+        "weights_sha256": metadata["weights"]["sha256"]
+    }  # else docs/how_to/web.md says how to take it anew

@@ -24,6 +24,8 @@ from .held_out import score_held_out, score_scan
 REPOSITORY = Path(__file__).parents[2]
 RECORDS = REPOSITORY / "docs/results"
 HOLD_OUT = "docs/splits/hold_out.json"
+# before what metadata name and a downloaded bundle has not; the repository has no address of its own that would stay
+ELSEWHERE = "in the source repository: "
 # the patient whose whole scan is measured and never trained on
 SCAN = "case_00001"
 

@@ -24,7 +24,7 @@ from common.files import replace_file
 from common.kits.terms import SCHEME, TERMS
 from common.networks import LiteUNet, load_weights
 
-from .records import HOLD_OUT, read_record
+from .records import ELSEWHERE, HOLD_OUT, read_record
 from .variants import VARIANTS, Variant
 
 REPOSITORY = Path(__file__).parents[2]
@@ -102,7 +102,9 @@ def render(variant: Variant) -> dict[str, bytes]:
     files["labels.csv"] = render_labels().encode()
     if "scores" in metadata:
         # what the scores refer to, so that it is there wherever the bundle is
-        files["docs/protocol.md"] = strip_links((REPOSITORY / metadata["scores"]["protocol"]).read_text()).encode()
+        title, page = (REPOSITORY / metadata["scores"]["protocol"]).read_text().split("\n", 1)
+        where = f"Commands, pages and tables that are named here stand {ELSEWHERE.strip(' :')}."
+        files["docs/protocol.md"] = f"{title}\n\n{where}\n{strip_links(page)}".encode()
         files[HOLD_OUT] = (REPOSITORY / HOLD_OUT).read_bytes()
     files["docs/requirements.txt"] = render_requirements(metadata).encode()
     files["docs/README.md"] = Template(files["docs/README.md"].decode()).substitute(values).encode()
@@ -197,7 +199,7 @@ def render_scores(variant: Variant, record: Mapping[str, Any]) -> dict[str, Any]
             "metric": "KiTS19's Dice on the slices' own grid; a slice counts as wrong from 81 false pixels on",
             "protocol": "docs/protocol.md",
             "split_file": HOLD_OUT,
-            "command": f"python scripts/verify_bundles.py bundles/{variant.name} --dataset-dir {folders}",
+            "command": f"{ELSEWHERE}python scripts/verify_bundles.py bundles/{variant.name} --dataset-dir {folders}",
             **{key: record[key] for key in ("patients", "without_kidney", "scan")},
         }
     }

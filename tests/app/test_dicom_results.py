@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import make_hu, make_positions, write_enhanced, write_stack
-from dicom_readers import read_with_dcmqi, read_with_highdicom, run_dcmqi
+from dicom_readers import find_faults, read_with_dcmqi, read_with_highdicom, run_dcmqi
 from refusals import error_message
 
 from common.app.dicom_results import Algorithm, make_report, make_segmentation, write_dicom
@@ -138,6 +138,31 @@ def test_dcmqi_reads_the_report_too(image, tmp_path):
     values = [[float(item["value"]) for item in group["measurementItems"]] for group in groups]
     assert values == [[321.099], [12.5, 33.25]]
     assert {group["segmentationSOPInstanceUID"] for group in groups} == {made.SOPInstanceUID}
+
+
+@pytest.mark.parametrize("label_map", [make_label_map(), np.zeros(SHAPE, np.uint8)], ids=["labelled", "empty"])
+@pytest.mark.parametrize("kind", [*ORIENTATIONS, "enhanced"])
+def test_a_validator_finds_no_fault_in_a_segmentation_and_its_report(tmp_path, kind, label_map):
+    if kind == "enhanced":
+        image = write_enhanced(tmp_path / "ct.dcm", make_hu(COUNT, SHAPE[1], SHAPE[0]), make_positions(COUNT))
+    else:
+        image = write_oriented(tmp_path / "ct", kind)
+    results, sources = [tmp_path / "a.seg.dcm", tmp_path / "a.sr.dcm"], [*image.glob("*.dcm")] or [image]
+    made = make_segmentation(image, label_map, ALGORITHM)
+    write_dicom(results[0], made)
+    write_dicom(results[1], make_report(image, made, MEASURES, ALGORITHM))
+    assert find_faults(results, sources) == ""
+
+
+def test_the_validators_do_find_faults(image, tmp_path):
+    path, sources = tmp_path / "a.seg.dcm", [*image.iterdir()]
+    made = make_segmentation(image, make_label_map(), ALGORITHM)
+    made.PatientID = "P2"
+    write_dicom(path, made)
+    assert find_faults([path], sources) != "" == find_faults([path], [])
+    del made.SegmentSequence
+    write_dicom(path, made)
+    assert find_faults([path], []) != ""
 
 
 @pytest.mark.parametrize(

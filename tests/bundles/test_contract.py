@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bundle_runs import BUNDLES, NAMES, SCHEMA
+from bundle_runs import BUNDLES, NAMES, ROOT, SCHEMA
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 from torch import nn
 
@@ -17,7 +17,9 @@ from common.compression.complexity import count_flops, count_nonzero_parameters,
 from common.kits.cases import make_split
 from common.networks import LiteUNet, load_weights
 from common.networks.weights import save_weights
+from zoo.records import ELSEWHERE
 from zoo.rendering import PACKAGE
+from zoo.verification.bundle import list_strings
 
 # the config files of a workflow, and what MONAI calls it
 WORKFLOWS = {
@@ -72,6 +74,16 @@ def test_metadata_follows_the_schema(bundle, tmp_path):
     broken.write_text(json.dumps(metadata))
     with pytest.raises(ValueError, match="version"):
         verify_metadata(meta_file=str(broken), filepath=str(SCHEMA))
+
+
+def test_every_file_that_the_metadata_name_is_in_the_bundle_or_said_to_be_elsewhere(bundle):
+    """Without the network, and without this checkout: a downloaded bundle has nothing else."""
+    places = {}
+    for line in list_strings(json.loads(Path("configs/metadata.json").read_text())):
+        path = r"(?<![\w:/.-])(?:[\w-]+/)*[\w-]+\.(?:csv|json|md|onnx|pt|py|txt)\b"
+        places |= dict.fromkeys(re.findall(path, line), ROOT if line.startswith(ELSEWHERE) else Path())
+    assert {"models/model.pt", "docs/protocol.md", "scripts/verify_bundles.py"} <= places.keys()
+    assert [name for name, place in places.items() if not (place / name).is_file()] == []
 
 
 @pytest.mark.parametrize("config", ["train", "inference"])

@@ -13,11 +13,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bundle_runs import POCKET, ROOT
+from dicom_files import make_hu, make_positions, write_stack
+from dicom_readers import read_with_highdicom
 from good_bundle import edit
 
 from common.errors import InputError
+from common.kits.dicom_series import read_order
 from zoo.label import server
 from zoo.label.check import compare
+from zoo.label.dicom_seg import write_segmentation
 from zoo.label.server import install, run_server, write_app
 
 # in one process, which test_monai_label_server.py shares
@@ -112,6 +116,22 @@ def test_an_environment_is_made_anew_for_other_requirements_only(tmp_path, monke
     with pytest.raises(InputError, match=r"-m pip install to succeed, found: \S"):
         install(tmp_path / "venv")
     assert not (tmp_path / "venv/requirements.txt").exists()
+
+
+# DICOM
+
+
+def test_a_label_map_is_turned_to_its_series_and_one_of_another_grid_refused(pocket, tmp_path):
+    series = write_stack(tmp_path / "series", make_hu(), make_positions(6))
+    affine = read_order(series)[2]
+    label_map = nib.Nifti1Image((np.arange(480).reshape(10, 8, 6) % 3).astype(np.float32), affine)
+    nib.save(label_map.as_reoriented([[2, -1], [0, 1], [1, -1]]), tmp_path / "turned.nii.gz")
+    write_segmentation(series, tmp_path / "turned.nii.gz", pocket, tmp_path / "a.seg.dcm")
+    np.testing.assert_array_equal(read_with_highdicom(tmp_path / "a.seg.dcm", series), label_map.dataobj)
+    other = save(tmp_path / "other.nii.gz", np.asarray(label_map.dataobj), affine + 0.5 * np.eye(4, k=3))
+    with pytest.raises(InputError, match="other.nii.gz: expected the affine of the series, "):
+        write_segmentation(series, other, pocket, tmp_path / "b.seg.dcm")
+    assert not (tmp_path / "b.seg.dcm").exists()
 
 
 # Comparing

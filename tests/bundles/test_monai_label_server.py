@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -11,14 +12,23 @@ import sys
 import time
 from functools import reduce
 from pathlib import Path
+from urllib.request import Request, urlopen
 
+import numpy as np
+import pydicom
 import pytest
 import torch
 from bundle_runs import NAMES, POCKET, ROOT, download, serve_files
+from dicom_files import make_positions, write_stack
+from dicom_readers import read_with_highdicom
+from dicomweb import BOUNDARY, pack, serve_series
 from good_bundle import edit
 
+from common.app.segmenter import Segmenter
 from common.errors import InputError
-from zoo.label.check import check_bundles, check_labels, check_log, compare, segment
+from common.files import hash_file
+from common.kits.phantom import make_phantom
+from zoo.label.check import TIES, check_bundles, check_labels, check_log, compare, segment
 from zoo.label.server import ENVIRONMENT, ask, infer, install, run_server, train, write_app
 from zoo.packaging import package_bundles
 
@@ -103,6 +113,47 @@ def test_what_a_server_does_wrong_with_a_bundle_is_told(environment, make_bundle
         with pytest.raises(InputError, match="expected HTTP 200, found 500"):
             infer(server.url, "good_segmentation", "no_such_case", tmp_path / "none.nii.gz")
         assert not (tmp_path / "none.nii.gz").exists()
+
+
+def start_session(url: str, folder: Path) -> str:
+    """Upload the files of a series to a server; the ID of its session."""
+    named = {f'Content-Disposition: form-data; name="files"; filename="{p.name}"': p for p in folder.iterdir()}
+    body = pack({lines: path.read_bytes() for lines, path in named.items()})
+    kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    with urlopen(Request(f"{url}/session/", body, kind, method="PUT")) as answer:
+        return json.load(answer)["session_id"]
+
+
+@pytest.mark.slow
+def test_a_dicom_series_comes_back_as_a_dicom_segmentation_where_asked(environment, pocket, tmp_path, monkeypatch):
+    """From a DICOMweb server, as OHIF has it, and from an upload."""
+    for name, value in {
+        "no_proxy": "127.0.0.1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # with dcmqi, which is downloaded otherwise
+        "MONAI_LABEL_DICOMWEB_CACHE_PATH": tmp_path / "cache",
+        "MONAI_LABEL_SESSION_PATH": tmp_path / "sessions",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    volume, positions = make_phantom(0, (10, 48, 64), (12.0, 8.0, 7.0))[0].astype(int), make_positions(10, (0, 0, -12))
+    tags = {"PixelSpacing": [8, 7], "SliceThickness": 12, "ImageOrientationPatient": [-1, 0, 0, 0, 1, 0]}
+    series = write_stack(tmp_path / "series", volume[..., ::-1], positions, range(10)[::-1], **tags)
+    own = Segmenter(pocket, backend="torch")(series).label_map
+    assert min(np.count_nonzero(own == label) for label in (1, 2)) > 100
+
+    write_app([pocket], tmp_path / "app", environment)
+    with serve_series(series) as studies, run_server(tmp_path / "app", studies, environment=environment) as server:
+        sessions = {"web": ("1.2.3", ""), "upload": ("", start_session(server.url, series))}
+        for way, (case, session) in sessions.items():
+            path = tmp_path / f"{way}.seg.dcm"
+            infer(server.url, POCKET, case, path, session_id=session, output="dicom_seg")
+            found = read_with_highdicom(path, series)
+            assert np.count_nonzero(found != own) <= max(1, TIES * np.count_nonzero(own)), way
+            made_by = pydicom.dcmread(path).SegmentSequence[1].SegmentationAlgorithmIdentificationSequence[0]
+            assert hash_file(pocket / "models/model.pt") in made_by.AlgorithmParameters
+
+        (tmp_path / "scan.nii.gz").touch()
+        with pytest.raises(InputError, match="scan.nii.gz: expected a DICOM series for output=dicom_seg, found none"):
+            infer(server.url, POCKET, str(tmp_path / "scan.nii.gz"), tmp_path / "none.dcm", output="dicom_seg")
 
 
 # Start and end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import shutil
@@ -18,13 +19,17 @@ import pytest
 from browser import needs_chromium, start_chromium
 from bundle_runs import BUNDLES, DATA, POCKET, ROOT, read
 from dicom_files import make_positions, write_stack
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from common.app.segmenter import Segmenter
 from common.kits.masks import FORMS
 from common.kits.metrics import measure_case
 from common.kits.phantom import make_phantom
+from zoo.pages import SHOWN as DESCRIPTION
 
 WHOLE_SCAN = DATA[-1] / "case_00001/imaging.nii.gz"
+SCREENSHOT = ROOT / "docs/web/screenshot.png"
 DIFFERENT = 1e-4  # share of voxels
 SHAPE, SPACING_MM = (16, 96, 88), (9.0, 4.3, 4.6)
 DOWN = (0, 0, -SPACING_MM[0])  # from slice to slice
@@ -99,6 +104,25 @@ class Visitor:
         self.wait(path.exists)
         return nib.load(path)
 
+    def count_drawn(self) -> tuple[int, int]:
+        """Pixels on the canvas in the colours of kidney and of tumour; CT is grey."""
+        picture = Image.open(io.BytesIO(self.find("canvas").screenshot_as_png)).convert("RGB")
+        red, _, blue = np.moveaxis(np.asarray(picture, int), -1, 0)
+        return np.count_nonzero(blue - red > 40), np.count_nonzero(red - blue > 40)
+
+    def write_screenshot(self, path: Path) -> None:
+        """The whole page as it is, with the weights that it shows."""
+        metadata = json.loads((BUNDLES / POCKET / "configs/metadata.json").read_text())
+        height = self.driver.execute_script("return document.querySelector('main').scrollHeight")
+        metrics = {"width": 1120, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.wait(lambda: self.driver.execute_script("return innerWidth") == 1120 and all(self.count_drawn()))
+        described = PngInfo()
+        described.add_text(DESCRIPTION, json.dumps({"weights_sha256": metadata["weights"]["sha256"]}))
+        picture = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB").quantize(256)
+        picture.save(path, optimize=True, pnginfo=described)
+        self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
     def requests(self) -> set[str]:
         """Every address that the page has asked for."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
@@ -170,9 +194,18 @@ def test_the_mask_of_the_page_is_that_of_the_command_line(kind, suffix, visitor,
 
 
 @pytest.mark.skipif(not WHOLE_SCAN.is_file(), reason=f"no {WHOLE_SCAN}")
-def test_the_mask_of_a_whole_scan_is_that_of_the_command_line(visitor, segmenter, tmp_path):
+def test_the_mask_of_a_whole_scan_is_that_of_the_command_line(visitor, segmenter, tmp_path, request):
     visitor.choose(WHOLE_SCAN)
     check_equal(visitor, WHOLE_SCAN, visitor.save("imaging_mask.nii.gz"), segmenter, tmp_path)
+    if request.config.getoption("--write-screenshot", False):
+        visitor.write_screenshot(SCREENSHOT)
+
+
+def test_the_mask_is_drawn_over_the_scan_and_goes_where_it_is_not_wanted(visitor, tmp_path):
+    visitor.choose(write_phantom(tmp_path / "scan.nii.gz", "as in KiTS"))
+    visitor.wait(lambda: visitor.count_drawn()[0] > 100)  # of a tumour the page has next to nothing here
+    visitor.find("shown").click()
+    visitor.wait(lambda: max(visitor.count_drawn()) == 0)
 
 
 def write_dicom(folder: Path, positions: np.ndarray, **tags: object) -> Path:

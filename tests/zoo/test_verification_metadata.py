@@ -92,6 +92,7 @@ METADATA_BREAKS = [
         "scores.command: kits-lite score --label: expected an option of the command, found none",
     ),
     (put("make dice", "scores", "command"), "documented commands", "or kits-lite, found make dice"),
+    (put("python scripts/train.py", "scores", "command"), "documented commands", "expected in the source repository: "),
     (add(0.0003, *SCAN, "kidney_and_tumor"), SCORES, "scores.scan.kidney_and_tumor: expected"),
     (add(-0.2, *SCAN, "invented_ml"), SCORES, "scores.scan.invented_ml: expected"),
     (add(0.0003, *PATIENTS, "pooled", "tumor"), SCORES, "scores.patients.pooled.tumor: expected"),

@@ -23,6 +23,7 @@ from urllib.request import Request, urlopen
 from common.errors import InputError
 
 ROOT = Path(__file__).parents[3]
+HOOK = Path(__file__).with_name("hook.py")
 REQUIREMENTS = ROOT / "requirements-label.txt"
 ENVIRONMENT = ROOT / ".label-venv"
 HOST = "127.0.0.1"
@@ -66,7 +67,7 @@ def install(environment: Path = ENVIRONMENT) -> None:
 
 def write_app(bundles: Sequence[Path], app: Path, environment: Path = ENVIRONMENT) -> list[str]:
     """
-    Write the folder that a server serves: MONAI Label's app `monaibundle` and, in its `model/`, copies of bundles.
+    Write the folder that a server serves: MONAI Label's app `monaibundle` and `hook.py`, in `model/` copies of bundles.
 
     A bundle that is there already stays as it is: training in MONAI Label overwrites its weights.
 
@@ -85,6 +86,9 @@ def write_app(bundles: Sequence[Path], app: Path, environment: Path = ENVIRONMEN
     try:
         ignored = shutil.ignore_patterns("model", "logs", "__pycache__")
         shutil.copytree(original, app, ignore=ignored, dirs_exist_ok=True)
+        command = [sys.executable, str(ROOT / "scripts/monai_label.py"), "dicom-seg"]
+        with (app / "main.py").open("a") as main:
+            main.write(f"\nCOMMAND = {command}\n{HOOK.read_text()}")
         for bundle in bundles:
             target = app / "model" / bundle.resolve().name
             part = target.with_name(f".{target.name}.part")
@@ -133,13 +137,27 @@ def find_port(port: int) -> int:
         return probe.getsockname()[1]
 
 
+def find_studies(studies: Path | str) -> str:
+    """
+    A folder by its whole path, or the URL of a DICOMweb server as it is.
+
+    Raises:
+        InputError: when there is no such folder.
+    """
+    if str(studies).startswith(("http://", "https://")):
+        return str(studies)
+    if not Path(studies).is_dir():
+        raise InputError(f"studies: expected a folder of images or the URL of a DICOMweb server, found {studies}.")
+    return str(Path(studies).resolve())
+
+
 @contextmanager
-def run_server(app: Path, studies: Path, port: int = 0, environment: Path = ENVIRONMENT) -> Iterator[Server]:
+def run_server(app: Path, studies: Path | str, port: int = 0, environment: Path = ENVIRONMENT) -> Iterator[Server]:
     """
     Start a server of all bundles of an app folder, and at the end, however that comes, stop it and all it started.
 
     Args:
-        studies: folder of images, and of `labels/final/` to train on.
+        studies: folder of images, and of `labels/final/` to train on; or the URL of a DICOMweb server.
         port: 0 takes a free one.
 
     Raises:
@@ -152,7 +170,7 @@ def run_server(app: Path, studies: Path, port: int = 0, environment: Path = ENVI
     for model in models:
         check_bundle(model)
     command = [str(environment.absolute() / "bin/python"), "-m", "monailabel.main", "start_server"]
-    command += ["--app", str(app.resolve()), "--studies", str(studies.resolve()), "--host", HOST, "--port", str(port)]
+    command += ["--app", str(app.resolve()), "--studies", find_studies(studies), "--host", HOST, "--port", str(port)]
     # without "local" it asks GitHub for a list of bundles first
     for setting in (("models", ",".join(model.name for model in models)), ("zoo_source", "local"), ("sam2", "false")):
         command += ["--conf", *setting]
@@ -183,11 +201,12 @@ def ask(url: str, data: bytes | None = None, content_type: str = "application/x-
         raise InputError(f"{url}: expected an answer, found {error}.") from error
 
 
-def infer(url: str, model: str, case: str, output: Path) -> Path:
-    """Write the label map that a server's model gives for a case of its studies."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(ask(f"{url}/infer/{model}?{urlencode({'image': case, 'output': 'image'})}", b""))
-    return output
+def infer(url: str, model: str, case: str, path: Path, **query: str) -> Path:
+    """Write the label map that a server's model gives for a case of its studies, or what else a query asks for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    query = {"image": case, "output": "image"} | query
+    path.write_bytes(ask(f"{url}/infer/{model}?{urlencode(query)}", b""))
+    return path
 
 
 def train(url: str, model: str, epochs: int = 1) -> None:

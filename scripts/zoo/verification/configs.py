@@ -19,6 +19,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 
 from common.kits.phantom import write_phantom_dataset
 
+from ..records import ELSEWHERE
 from .bundle import INFERENCE, NOT_RECORDED, README, WEIGHTS, Bundle, NotChecked, compare, flatten, list_strings
 from .documented_commands import find_command_problems
 
@@ -110,15 +111,15 @@ def check_commands(bundle: Bundle) -> Iterator[str]:
     bundle.list_configs()
     yield from find_command_problems(README, bundle.readme, bundle.folder, bundle.repository)
     scores = bundle.metadata.get("scores") or {}
+    if scores.get("protocol") and not (bundle.folder / scores["protocol"]).is_file():
+        yield f"scores.protocol: {scores['protocol']}: expected a file, found none"
     if scores and not (bundle.repository / "scripts").is_dir():
         raise NotChecked("no scripts beside the folder of bundles for the commands of the scores")
-    if scores.get("protocol") and not (bundle.repository / scores["protocol"]).is_file():
-        yield f"scores.protocol: {scores['protocol']}: expected a file, found none"
     if scores:
         what, command = "scores.command", str(scores.get("command"))
-        if not command.startswith(("python scripts/", "kits-lite ")):
-            yield f"{what}: expected python scripts/*.py or kits-lite, found {command}"
-        yield from find_command_problems(what, command, bundle.folder, bundle.repository)
+        if not command.startswith((f"{ELSEWHERE}python scripts/", "kits-lite ")):
+            yield f"{what}: expected {ELSEWHERE}python scripts/*.py, or kits-lite, found {command}"
+        yield from find_command_problems(what, command.removeprefix(ELSEWHERE), bundle.folder, bundle.repository)
 
 
 def check_run_elsewhere(bundle: Bundle) -> Iterator[str]:
