@@ -189,7 +189,11 @@ def _finetune(bundle: Path, weights: Path, pruning: Pruning, finetuning: Finetun
 
 def _halve(config: Mapping[str, Any]) -> dict[str, Any]:
     """What makes the network of a training see everything at half its size."""
-    settings: dict[str, Any] = {"windows": {str(int(side) // 2): share for side, share in config["windows"].items()}}
+    settings: dict[str, Any] = {}
+    if "windows" in config:
+        settings["windows"] = {str(int(side) // 2): share for side, share in config["windows"].items()}
+    if "patch_size" in config:
+        settings["patch_size"] = [*(length // 2 for length in config["patch_size"][:2]), config["patch_size"][2]]
     if config["spatial_size"] is not None:
         settings["spatial_size"] = [length // 2 for length in config["spatial_size"]]
     for key, factor in (("factor", 0.5), ("pixel_mm", 2)):
