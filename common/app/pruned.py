@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..files import check_writable
 from ..networks import LiteUNet, load_weights
 from ..networks.weights import save_weights
-from .card import count_complexity, count_zeros, render_weights, replace_weights_text
+from .card import NO_WEIGHTS, count_complexity, count_zeros, render_weights, replace_weights_text
 from .workflows import CHANNELS_ONLY, NOT_COPIED, run_configs
 
 TRAINED_ON = "the cases that the bundle pruned here was trained or fine-tuned on"
@@ -229,6 +229,7 @@ def _write_card(
     original = complexity.setdefault("original", {"channels": list(network.channels), **before})
     complexity |= after | count_zeros(pruned) | {"pruning": [*complexity.get("pruning", []), asdict(pruning)]}
     metadata["name"] = metadata["name"].removesuffix(", pruned") + ", pruned"
+    metadata["description"] = metadata["description"].removesuffix(f" {NO_WEIGHTS}")
     # whatever was measured of the given weights does not hold for these
     metadata.pop("scores", None)
     metadata["weights"] = render_weights(bundle / "models/model.pt", {"trained_on": TRAINED_ON})

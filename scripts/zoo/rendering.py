@@ -184,7 +184,7 @@ def render_metadata(variant: Variant, skeleton: Mapping[str, bytes]) -> dict[str
     metadata = json.loads(skeleton["configs/metadata.json"])
     image = metadata["network_data_format"]["inputs"]["image"]
     input_shape = (1, image["num_channels"], *image["spatial_shape"])
-    scans = "axial CT slices" if len(input_shape) == 4 else f"CT by patches. {NO_WEIGHTS.rstrip('.')}"
+    scans = "axial CT slices" if len(input_shape) == 4 else "CT by patches"
     metadata |= {key: _installed(package) for key, package in VERSION_KEYS.items()}
     metadata |= {
         "version": __version__,
@@ -201,6 +201,8 @@ def render_metadata(variant: Variant, skeleton: Mapping[str, bytes]) -> dict[str
         weights = BUNDLES / variant.name / "models/model.pt"
         metadata["complexity"] |= count_zeros(load_weights(network, weights))
         metadata |= {"weights": render_weights(weights, record), **render_scores(variant, record)}
+    else:
+        metadata["description"] += f" {NO_WEIGHTS}"
     if variant.original:
         original = LiteUNet(**variant.network | variant.original)
         metadata["complexity"]["original"] = {**variant.original, **count_complexity(original, input_shape)}

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_runs import BUNDLES, NAMES_3D, ROOT, TORCHRUN, load_script, read_network, run_well
+from bundle_runs import BUNDLES, NAMES_3D, ROOT, TORCHRUN, load_script, read_network, run_python, run_well
 
 from common.app.cli import main
 from common.compression.complexity import count_parameters
@@ -78,6 +78,26 @@ def test_two_processes_train_and_evaluate_together(bundle, phantoms):
     assert (bundle / "one/metrics.csv").read_text() == (bundle / "two/metrics.csv").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3600)  # 84 patches of the network itself
+def test_a_scan_of_512_x_512_x_500_takes_no_more_than_3_gb(copy_bundle, tmp_path):
+    bundle = copy_bundle(NAME)
+    save_weights(read_network(bundle), bundle / "models/model.pt")
+    plane = np.random.default_rng(0).integers(-200, 300, (512, 512), dtype=np.int16)
+    volume = np.asfortranarray(np.repeat(plane[..., None], 500, axis=2))
+    nib.save(nib.Nifti1Image(volume, np.diag([0.8, 0.8, 1, 1])), tmp_path / "scan.nii")
+    del volume  # a process begins with the peak of the one that starts it
+    code = (
+        "import resource, sys; from common.app.cli import main; main(sys.argv[1:])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # kB, on Linux
+    )
+    words = ["segment", "-b", str(bundle), "-i", str(tmp_path / "scan.nii"), "-o", str(tmp_path / "out")]
+    done = run_python(ROOT, "-c", code, *words, "--backend", "torch")
+    assert done.returncode == 0, done.stderr
+    assert nib.load(tmp_path / "out/scan.nii.gz").shape == (512, 512, 500)
+    assert int(done.stdout.split()[-1]) / 1e6 <= 3
+
+
 def test_it_says_of_itself_what_is_true_and_that_it_has_no_weights(capsys):
     folder = BUNDLES / NAME
     assert count_parameters(read_network(folder)) == count_pocketnet(POCKET, 27, outputs=3) == 150_083
@@ -131,6 +151,7 @@ def test_channels_are_pruned_and_layers_partitioned(weighted, tmp_path, capsys):
     output = tmp_path / "half_segmentation"
     assert main(["prune", "-b", str(weighted), "-o", str(output), "--method", "channel", "--amount", "0.5"]) == 0
     assert read_network(output).channels == (8,) * 5
+    assert WITHOUT not in (output / "configs/metadata.json").read_text()
     capsys.readouterr()
     assert main(["partition", "-b", str(weighted), "--json"]) == 0
     parts = json.loads(capsys.readouterr().out)
