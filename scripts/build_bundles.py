@@ -1,4 +1,4 @@
-"""Write the five bundle folders from common/, or check that they are what would be written."""
+"""Write the bundle folders from common/, or check that they are what would be written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoo.rendering import REMEDY, find_drift, write_bundle
-from zoo.variants import VARIANTS
+from zoo.variants import VARIANTS, VARIANTS_3D
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a bundle has drifted")
     arguments = parser.parse_args(arguments)
     if not arguments.check:
-        for variant in VARIANTS:
+        for variant in (*VARIANTS, *VARIANTS_3D):
             print(write_bundle(variant, arguments.bundles))
         return 0
     problems = find_drift(arguments.bundles)

@@ -13,6 +13,7 @@ from pathlib import Path
 from common.errors import InputError, report_input_errors
 from zoo.hub import TARGETS, write_for_hub
 from zoo.packaging import package_bundles
+from zoo.variants import VARIANTS_3D
 from zoo.zip_check import check_zip
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
@@ -23,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--output", type=Path, help="folder to write; replaced where this script wrote it")
     task.add_argument("--check", type=Path, nargs="+", metavar="ZIP", help="zips to check, one line each")
-    parser.add_argument("--bundle", type=Path, nargs="+", help="folders, or names in bundles/; by default all of them")
+    parser.add_argument(
+        "--bundle", type=Path, nargs="+", help="folders, or names in bundles/; by default all with weights"
+    )
     parser.add_argument("--base-url", help="where the zips will be downloaded from; by default the output folder")
     parser.add_argument("--for", dest="target", choices=[*TARGETS], help="folders for a hub in place of zips")
     parser.add_argument("--repository", help="address of this repository, for the cards of a hub")
@@ -31,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report_input_errors()
     if arguments.check:
         return 0 if all([check(path) for path in arguments.check]) else 1  # a list: every zip is checked
-    given = arguments.bundle or sorted(path for path in BUNDLES.glob("[!.]*") if path.is_dir())
+    without_weights = {variant.name for variant in VARIANTS_3D}
+    found = sorted(path for path in BUNDLES.glob("[!.]*") if path.is_dir() and path.name not in without_weights)
+    given = arguments.bundle or found
     bundles = [path if path.is_dir() else BUNDLES / path for path in given]
     if arguments.target:
         for folder in write_for_hub(

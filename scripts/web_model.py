@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common.bundle_folder import open_bundle
-from common.errors import report_input_errors
+from common.bundle_folder import open_bundle, read_slice_size
+from common.errors import InputError, report_input_errors
 from common.files import hash_file, replace_file
 from common.runtimes.export import export_bundle
 from zoo.rendering import BUNDLES
@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(arguments)
     report_input_errors()
     config = open_bundle(arguments.bundle)
+    if len(read_slice_size(arguments.bundle)) != 2:
+        raise InputError(f"{arguments.bundle}: expected a network of slices, as the page computes, found a 3-D one.")
     metadata = json.loads((arguments.bundle / "configs/metadata.json").read_text())
     settings = {key: metadata[key] for key in ("name", "version")} | {
         "weights_sha256": hash_file(config.get_parsed_content("weights")),

@@ -300,13 +300,14 @@ def describe_bundle(bundle: PathLike) -> dict[str, str]:
     """What a bundle is, and the versions of the packages that run it here."""
     folder, network = find_bundle(bundle), build_on_meta(bundle)
     metadata = json.loads((folder / "configs/metadata.json").read_text())
-    weights = folder / "models/model.pt"
+    complexity, weights = metadata["complexity"], folder / "models/model.pt"
+    size = complexity["input_shape"][2:]
     return {
         "bundle": str(folder),
         "network": f"{metadata['name']} {metadata['version']}",
         "description": metadata["description"],
         "parameters": f"{count_parameters(network):,}",
-        "FLOPs of a 256 x 256 slice": f"{metadata['complexity']['flops']:,}",
+        f"FLOPs of a {' x '.join(map(str, size))} {('slice', 'patch')[len(size) - 2]}": f"{complexity['flops']:,}",
         "weights": f"sha256 {hash_file(weights)}" if weights.is_file() else "none: train first",
         "packages": ", ".join(f"{package} {_find_version(package)}" for package in (*PACKAGES, *OPTIONAL_PACKAGES)),
         "Python": f"{platform.python_version()} on {platform.machine()}, {torch.get_num_threads()} threads",

@@ -1,4 +1,4 @@
-"""Segment a volume slice by slice, in constant memory."""
+"""Segment a volume slice by slice, or slab by slab, in constant memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.inferers import Inferer
+from monai.data.utils import dense_patch_slices
+from monai.inferers import Inferer, SlidingWindowInferer
 
 from ..errors import InputError
 from .axial import find_step, segment_volume, visit_slices
@@ -127,3 +128,75 @@ class AxialInferer(Inferer):
         if (self.grid.spatial_size is None and self.grid.factor is None) or self.min_volume_ml or self.fast:
             raise InputError(f"inputs: expected a MetaTensor, which tells the size of a pixel, found {type(inputs)}.")
         return (1.0, 1.0, 1.0)
+
+
+class SlabInferer(AxialInferer):
+    """
+    Segments one volume with a 3-D network by patches that overlap, and never holds more than a slab of its logits.
+
+        volume (1, 1, X, Y, Z) in RAS -- as many slices as a patch has, on the network's grid
+          -- MONAI's SlidingWindowInferer --> logits of the slab, added to what the slab before left of them
+          -- slices that no later slab reaches, back on their own grid -- argmax --> uint8 (1, 1, X, Y, Z)
+
+    It finds what MONAI's `SlidingWindowInferer` finds in the whole volume, whose output would be a float for every
+    class and voxel: patches of equal weight lie where that lays them, and a sum is largest where the mean is.
+
+    Args:
+        patch_size: height, width and slices of what the network sees at once, on its grid.
+        overlap: share of a patch, along every axis, that the next one sees again.
+        batch_size: patches per forward pass.
+        others: see `AxialInferer`.
+
+    Raises:
+        InputError: when an argument is not positive, or the overlap not below 1.
+
+    Example:
+        >>> inferer = SlabInferer((256, 256), patch_size=(64, 64, 16))
+        >>> inferer(torch.zeros(1, 1, 90, 80, 40), lambda x: torch.cat([x, x + 1], dim=1)).unique()
+        tensor([1], dtype=torch.uint8)
+    """
+
+    def __init__(
+        self,
+        grid: SliceGrid | Sequence[int],
+        patch_size: Sequence[int],
+        overlap: float = 0.25,
+        batch_size: int = 1,
+        **others: object,
+    ) -> None:
+        super().__init__(grid, batch_size, **others)
+        if len(patch_size) != 3 or not all(isinstance(length, int) and length > 0 for length in patch_size):
+            raise InputError(f"patch_size: expected three positive whole numbers, found {patch_size}.")
+        if not 0 <= overlap < 1:
+            raise InputError(f"overlap: expected a share from 0 on and below 1, found {overlap}.")
+        self.patch_size, self.overlap = tuple(patch_size), overlap
+
+    def _segment_on_device(
+        self, volume: torch.Tensor, spacing_mm: Sequence[float], network: Callable, *args: object, **kwargs: object
+    ) -> torch.Tensor:
+        def predict(patches: torch.Tensor) -> torch.Tensor:
+            logits = network(patches, *args, **kwargs).float()
+            if self.mirror:
+                logits = (logits + network(patches.flip(2), *args, **kwargs).float().flip(2)) / 2
+            return logits
+
+        patches = SlidingWindowInferer(self.patch_size, self.batch_size, self.overlap)
+        labels = torch.empty_like(volume, dtype=torch.uint8)
+        slices, in_plane_mm = volume.shape[-1], spacing_mm[:2]
+        depth = min(self.patch_size[2], slices)
+        slabs = dense_patch_slices((slices,), (depth,), (max(1, int(depth * (1 - self.overlap))),))
+        left: torch.Tensor | None = None
+        for (slab,), (following,) in zip(slabs, [*slabs[1:], (slice(slices, None),)]):
+            entered = volume[0, ..., slab].permute(3, 0, 1, 2).to(self.device or volume.device)
+            entered = self.grid.enter(scale_intensity(entered), in_plane_mm)
+            with torch.no_grad():
+                logits = patches(entered.permute(1, 2, 3, 0)[None], predict)[0].permute(3, 0, 1, 2)
+            if left is not None:
+                logits[: len(left)] += left
+            done = following.start - slab.start
+            left = logits[done:]
+            classes = choose_classes(self.grid.leave(logits[:done], volume.shape[2:4], in_plane_mm))
+            labels[0, 0, ..., slab.start : following.start] = classes.to(labels).permute(1, 2, 0)
+        return labels
+
+    _segment_on_cpu = _segment_on_device

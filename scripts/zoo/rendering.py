@@ -1,9 +1,9 @@
 """
 Bundle folders: rendered from the skeleton and a variant, written, compared.
 
-The skeleton `scripts/zoo/skeleton/` is itself a bundle, of the default network, whose `_target_`s name `common`. A
-rendered bundle names the version-stamped copy of the package that it carries: two bundles that shared an unversioned
-name would swap code in one process.
+The skeleton `scripts/zoo/skeleton/` is itself a bundle, of the default network, whose `_target_`s name `common`; what
+differs in a bundle of a 3-D network stands in `scripts/zoo/skeleton_3d/`. A rendered bundle names the version-stamped
+copy of the package that it carries: two bundles that shared an unversioned name would swap code in one process.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from string import Template
 from typing import Any
 
 from common import __version__
-from common.app.card import count_complexity, count_zeros, describe_weights, render_weights
+from common.app.card import NO_WEIGHTS, count_complexity, count_zeros, describe_weights, render_weights
 from common.bundle_folder import PACKAGE
 from common.files import replace_file
 from common.kits.terms import SCHEME, TERMS
 from common.networks import LiteUNet, load_weights
 
 from .records import ELSEWHERE, HOLD_OUT, read_record
-from .variants import VARIANTS, Variant
+from .variants import VARIANTS, VARIANTS_3D, Variant
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCE = REPOSITORY / "common"
 SKELETON = Path(__file__).parent / "skeleton"
+SKELETON_3D = SKELETON.with_name("skeleton_3d")
 VERSION_KEYS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
 REQUIRED_PACKAGES = (
     "nibabel",
@@ -66,14 +67,11 @@ NOT_RENDERED = ("models", "eval")
 
 def render(variant: Variant) -> dict[str, bytes]:
     """Every file of a bundle, by its path inside the folder."""
-    files = {}
-    for path in _list_files(SKELETON):
-        if not path.name.endswith("_paper.json") or path.name == variant.recipe:
-            files[str(path.relative_to(SKELETON))] = path.read_bytes()
+    files = read_skeleton(variant)
     for path in _list_files(SOURCE):
         files[f"{PACKAGE}/{path.relative_to(SOURCE)}"] = path.read_bytes()
 
-    metadata = render_metadata(variant)
+    metadata = render_metadata(variant, files)
     differing = {
         "configs/train.json": variant.preprocessing | variant.training,
         "configs/inference.json": variant.preprocessing,
@@ -111,6 +109,46 @@ def render(variant: Variant) -> dict[str, bytes]:
     return files
 
 
+def read_skeleton(variant: Variant) -> dict[str, bytes]:
+    """
+    The skeleton's files for a variant.
+
+    For a 3-D network configs take the keys of `skeleton_3d`, which may lead into a config as in `train#dataset`, and
+    lose those that are null there; its other files stand for the skeleton's. What is of slices alone is left out.
+    """
+    files = {}
+    for path in _list_files(SKELETON):
+        if not path.name.endswith("_paper.json") or path.name == variant.recipe:
+            files[str(path.relative_to(SKELETON))] = path.read_bytes()
+    if variant not in VARIANTS_3D:
+        return files
+    of_slices = "configs/data/", "configs/recipes/"
+    files = {name: content for name, content in files.items() if not name.startswith(of_slices)}
+    for path in _list_files(SKELETON_3D):
+        name, content = str(path.relative_to(SKELETON_3D)), path.read_bytes()
+        if path.suffix == ".json":
+            content = json.dumps(_overlay(json.loads(files[name]), json.loads(content))).encode()
+        files[name] = content
+    return files
+
+
+def _overlay(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with other values; new settings stand where its settings end, before the device."""
+    new = [key for key in changes if "#" not in key and key not in config]
+    head = list(config)[: list(config).index("device")] if new else []
+    for key, value in changes.items():
+        place, name = config, key
+        if key not in config:
+            *way, name = (int(part) if part.isdecimal() else part for part in key.split("#"))
+            for part in way:
+                place = place[part]
+        if value is None:
+            del place[name]
+        else:
+            place[name] = value
+    return {key: config[key] for key in [*head, *new, *config] if key in config}
+
+
 def write_config(config: Mapping[str, Any]) -> str:
     """JSON whose short lists of scalars stand on one line."""
 
@@ -143,20 +181,21 @@ def strip_links(page: str) -> str:
     return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"!\[[^\]]*\]\([^)]*\)\n*", "", page))
 
 
-def render_metadata(variant: Variant) -> dict[str, Any]:
+def render_metadata(variant: Variant, skeleton: Mapping[str, bytes]) -> dict[str, Any]:
     """The content of `metadata.json`: what the variant says and what its network counts."""
-    metadata = json.loads((SKELETON / "configs/metadata.json").read_text())
+    metadata = json.loads(skeleton["configs/metadata.json"])
     image = metadata["network_data_format"]["inputs"]["image"]
     input_shape = (1, image["num_channels"], *image["spatial_shape"])
+    scans = "axial CT slices" if len(input_shape) == 4 else "CT by patches"
     metadata |= {key: _installed(package) for key, package in VERSION_KEYS.items()}
     metadata |= {
         "version": __version__,
         "name": variant.title,
         "required_packages_version": {package: _installed(package) for package in REQUIRED_PACKAGES},
         "optional_packages_version": {package: _installed(package) for package in OPTIONAL_PACKAGES},
-        "description": f"{variant.title}: {variant.summary}. Segments kidney and kidney tumour in axial CT slices.",
+        "description": f"{variant.title}: {variant.summary}. Segments kidney and kidney tumour in {scans}.",
         "references": [variant.reference, *metadata["references"]],
-        "image_classes": describe_images(variant),
+        "image_classes": describe_images(json.loads(skeleton["configs/inference.json"]) | variant.preprocessing),
     }
     network = LiteUNet(**variant.network)
     metadata["complexity"] |= {"input_shape": list(input_shape), **count_complexity(network, input_shape)}
@@ -164,15 +203,16 @@ def render_metadata(variant: Variant) -> dict[str, Any]:
         weights = BUNDLES / variant.name / "models/model.pt"
         metadata["complexity"] |= count_zeros(load_weights(network, weights))
         metadata |= {"weights": render_weights(weights, record), **render_scores(variant, record)}
+    else:
+        metadata["description"] += f" {NO_WEIGHTS}"
     if variant.original:
         original = LiteUNet(**variant.network | variant.original)
         metadata["complexity"]["original"] = {**variant.original, **count_complexity(original, input_shape)}
     return metadata
 
 
-def describe_images(variant: Variant) -> str:
-    """What `metadata.json` says of the images that the network sees."""
-    config = json.loads((SKELETON / "configs/inference.json").read_text()) | variant.preprocessing
+def describe_images(config: Mapping[str, Any]) -> str:
+    """What `metadata.json` says of the images that the network sees, by its `inference.json`."""
     low, high = config["hu_window"]
     return (
         f"single-channel CT, Hounsfield units from {low} to {high} stretched over 0 to 1, axial slices with pixels of"
@@ -223,7 +263,7 @@ def write_bundle(variant: Variant, bundles_dir: Path) -> Path:
 def find_drift(bundles_dir: Path) -> list[str]:
     """One line for every file in which the bundle folders differ from what would be rendered now."""
     problems = []
-    for variant in VARIANTS:
+    for variant in (*VARIANTS, *VARIANTS_3D):
         bundle_dir = bundles_dir / variant.name
         files = render(variant)
         for name, content in files.items():

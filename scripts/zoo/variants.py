@@ -175,6 +175,18 @@ def _make_row(item: tuple[str, dict[str, Any]]) -> Variant:
     return Variant(name, title, "a row of the papers' tables", "", network, training={"learning_rate": 0.003})
 
 
+# bundles of 3-D networks, which ship without weights; volumes come with their slices as the last axis
+VARIANTS_3D = (
+    Variant(
+        name="kits_pocket_unet_3d_segmentation",
+        title="Pocket U-Net 3-D",
+        summary="the 3-D U-Net with 16 channels on every level, which halves height and width alone",
+        reference=VARIANTS[-1].reference,
+        network={"channels": POCKET, "spatial_dims": 3, "pool": [2, 2, 1]},
+        training=VARIANTS[-1].training,
+    ),
+)
+
 # rows of PocketNet's 3-D tables; slices alone are trained on here
 ABLATIONS_3D = {
     f"3-D {name}": {"channels": channels, "block": block, **IN_3D}

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bundle_runs import BUNDLES, NAMES, ROOT, SCHEMA
+from bundle_runs import BUNDLES, NAMES, NAMES_3D, ROOT, SCHEMA
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 from torch import nn
 
@@ -34,7 +34,7 @@ WORKFLOWS = {
 KEY_ORDER = ["imports", "bundle_root", "dataset_dir", "output_dir", "device", "network_def", "network"]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=NAMES + NAMES_3D)
 def bundle(request, monkeypatch) -> Path:
     monkeypatch.syspath_prepend(str(BUNDLES / request.param))
     monkeypatch.chdir(BUNDLES / request.param)
@@ -47,7 +47,7 @@ def test_no_required_property_is_missing(bundle, configs, phantoms, tmp_path):
     weights = tmp_path / "model.pt"
     save_weights(read_network(configs[0]), weights)
     arguments = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
-    arguments |= {"spatial_size": [32, 32], "weights": str(weights)}
+    arguments |= {"spatial_size": [32, 32], "patch_size": [32, 32, 8], "weights": str(weights)}
     if "train" in configs:
         arguments["windows"] = {"32": 1}
     if "prune" in configs:

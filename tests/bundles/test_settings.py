@@ -58,6 +58,8 @@ WRONG = [
 # these are found a little later, when the cases have been split
 LATER = [
     ({"spatial_size": 256}, "spatial_size: expected two positive numbers, found 256"),
+    ({"network_def#block": "inception"}, "block must be one of conv, residual, concat, dense, got block='inception'"),
+    ({"network_def#spatial_dims": 3}, "image: expected 3 axes after batch and channels, found 2"),
     ({"view_shares": 3}, "view_shares: expected kinds of views and their shares, found 3"),
     ({"validation_fraction": "all"}, "validation_fraction: expected a number between 0 and 1, found all"),
 ]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_runs import NAMES, POCKET, read_network, run_well, start_bundle
+from bundle_runs import NAMES, POCKET, TORCHRUN, read_network, run_well, start_bundle
 
 from common.compression.channels import load_pruned
 from common.compression.zeros import measure_sparsity, prune_by_sigma
@@ -21,14 +20,6 @@ from common.networks import load_weights
 WP, PWP = "kits_wp_unet_segmentation", "kits_unet_pwp_segmentation"
 SMALL = {"spatial_size": "[32,32]"}
 TRAINING = {**SMALL, "windows": "{'32': 1}"}
-TORCHRUN = (
-    sys.executable,
-    "-m",
-    "torch.distributed.run",
-    "--nproc_per_node=2",
-    "--rdzv_backend=c10d",
-    "--rdzv_endpoint=127.0.0.1:0",
-)
 
 
 def load(path: Path) -> dict[str, torch.Tensor]:

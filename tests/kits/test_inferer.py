@@ -10,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
+from monai.inferers import SlidingWindowInferer
 from scipy import ndimage
 
 from common.errors import InputError
-from common.kits.inferer import AxialInferer
-from common.kits.preprocessing import choose_classes, resize_slices, scale_intensity
+from common.kits.inferer import AxialInferer, SlabInferer
+from common.kits.preprocessing import SliceGrid, choose_classes, resize_slices, scale_intensity
 
 SIZE = (32, 32)
 KIDNEY, TUMOUR = 100, 200  # intensities
@@ -240,3 +241,48 @@ def test_fast_looks_at_a_slice_per_10_mm_then_around_findings_on_any_device():
 def test_what_counts_in_mm_needs_the_size_of_a_voxel(options):
     with pytest.raises(InputError, match="MetaTensor"):
         AxialInferer((8, 6), **options)(torch.zeros(1, 1, 8, 6, 2), lambda slices: slices)
+
+
+# ---- slabs
+
+
+def convolve(patches: torch.Tensor) -> torch.Tensor:
+    """A 3-D network (b, 1, h, w, d) -> logits (b, 3, h, w, d) that sees the border of a patch, as networks do."""
+    kernels = torch.randn((3, 1, 5, 5, 5), generator=torch.Generator().manual_seed(0))
+    return F.conv3d(patches, kernels, padding=2)
+
+
+@pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.7])
+@pytest.mark.parametrize("shape", [(40, 52, 23), (64, 64, 8), (33, 47, 5), (20, 24, 17)])
+def test_slabs_are_the_whole_volume_in_sliding_windows(shape, overlap):
+    volume = torch.randint(256, (1, 1, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    grid = SliceGrid(factor=0.75)
+    seen = []
+    found = SlabInferer(grid, (16, 16, 8), overlap, batch_size=2)(volume, lambda x: seen.append(x.shape) or convolve(x))
+    slices = grid.enter(scale_intensity(volume[0].permute(3, 0, 1, 2)), (1, 1))
+    logits = SlidingWindowInferer((16, 16, 8), 2, overlap)(slices.permute(1, 2, 3, 0)[None], convolve)
+    expected = choose_classes(grid.leave(logits[0].permute(3, 0, 1, 2), shape[:2], (1, 1)))
+    assert torch.equal(found[0, 0], expected.permute(1, 2, 0).byte())
+    assert len(found.unique()) == 3 and {size[1:] for size in seen} == {(1, 16, 16, 8)}
+
+
+def test_slabs_take_the_mean_with_the_mirror_image():
+    volume = torch.rand(1, 1, 32, 32, 8)
+    found = SlabInferer((32, 32), (32, 32, 8), mirror=True)(volume, convolve)
+    mean = (convolve(volume) + convolve(volume.flip(2)).flip(2)) / 2
+    assert torch.equal(found[0, 0], choose_classes(mean)[0].byte())
+    assert not torch.equal(found[0, 0], choose_classes(convolve(volume))[0].byte())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"patch_size": (16, 16)}, "patch_size: expected three positive whole numbers, found"),
+        ({"patch_size": (16, 0, 8)}, "patch_size: expected three positive whole numbers, found"),
+        ({"patch_size": (16, 16, 8), "overlap": 1}, "overlap: expected a share from 0 on and below 1, found 1"),
+        ({"patch_size": (16, 16, 8), "batch_size": 0}, "batch_size: expected a positive whole number, found 0"),
+    ],
+)
+def test_wrong_arguments_of_slabs_are_named(arguments, words):
+    with pytest.raises(InputError, match=words):
+        SlabInferer((32, 32), **arguments)

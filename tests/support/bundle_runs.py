@@ -21,11 +21,12 @@ import pytest
 
 from common import __version__
 from common.networks import LiteUNet
-from zoo.variants import VARIANTS
+from zoo.variants import VARIANTS, VARIANTS_3D
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = ROOT / "bundles"
 NAMES = [variant.name for variant in VARIANTS]
+NAMES_3D = [variant.name for variant in VARIANTS_3D]
 SCHEMA = ROOT / "scripts/zoo/verification/meta_schema_20240725.json"
 POCKET = "kits_pocket_unet_segmentation"
 # of its release's zip
@@ -36,6 +37,14 @@ SLICES = Path(os.environ.get("KITS_SLICES", ROOT.parent / "shared/kits19-slices"
 DATA = [SLICES.parent / name for name in ("kits19-crops", "kits19-fullslices", "kits19-scan")]
 needs_data = pytest.mark.skipif(not all(path.is_dir() for path in DATA), reason=f"no {DATA[0].name} in {SLICES.parent}")
 needs_slices = pytest.mark.skipif(not SLICES.is_dir(), reason=f"no KiTS19 slices in {SLICES}; set KITS_SLICES")
+TORCHRUN = (
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--nproc_per_node=2",
+    "--rdzv_backend=c10d",
+    "--rdzv_endpoint=127.0.0.1:0",
+)
 
 
 def start_bundle(

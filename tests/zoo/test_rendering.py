@@ -11,7 +11,7 @@ import pytest
 
 from common import __version__
 from zoo.rendering import PACKAGE, REMEDY, find_drift, render, write_bundle
-from zoo.variants import VARIANTS
+from zoo.variants import VARIANTS, VARIANTS_3D
 
 ROOT = Path(__file__).resolve().parents[2]
 POCKET = VARIANTS[-1]
@@ -19,9 +19,9 @@ POCKET = VARIANTS[-1]
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    """All five bundles, freshly written."""
+    """All bundles, freshly written."""
     folder = tmp_path_factory.mktemp("bundles")
-    for variant in VARIANTS:
+    for variant in (*VARIANTS, *VARIANTS_3D):
         write_bundle(variant, folder)
     return folder
 

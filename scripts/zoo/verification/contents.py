@@ -12,6 +12,7 @@ from typing import Any
 from jsonschema.exceptions import best_match
 from jsonschema.validators import validator_for
 
+from common.app.card import NO_WEIGHTS
 from common.compression.complexity import count_flops, count_nonzero_parameters, count_parameters
 
 from ..held_out import CLASSES
@@ -40,7 +41,9 @@ KNOWN_KEYS = {
 
 def check_files(bundle: Bundle) -> Iterator[str]:
     """The files that every bundle has are there and not empty, and its configs are JSON objects."""
-    for name in FILES:
+    readme = bundle.folder / README
+    has_none = readme.is_file() and NO_WEIGHTS in readme.read_text(errors="replace")
+    for name in FILES[: -1 if has_none else None]:  # the last are the weights
         path = bundle.folder / name
         if not path.is_file():
             yield f"{name}: expected a file, found none"

@@ -77,8 +77,8 @@ def check_inferer(bundle: Bundle) -> Iterator[str]:
         raise NotChecked("no inferer that writes label maps", NOT_RECORDED)
     inferer, codes = config.get_parsed_content("inferer"), []
     for channel in channels:
-        one_hot = F.one_hot(torch.tensor(channel), len(channels)).float()[None, :, None, None]
+        one_hot = F.one_hot(torch.tensor(channel), len(channels)).float()
         volume = MetaTensor(torch.zeros(1, 1, 8, 8, 2), affine=torch.eye(4))
-        label_map = inferer(volume, lambda x, y=one_hot: y.expand(len(x), -1, *x.shape[2:]))
+        label_map = inferer(volume, lambda x, y=one_hot: torch.stack([torch.full_like(x[:, 0], v) for v in y], dim=1))
         codes += label_map.unique().tolist()
     yield from compare("codes that the inferer writes", channels, codes)
