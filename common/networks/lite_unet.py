@@ -83,15 +83,15 @@ class LiteUNet(nn.Module):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.arguments = arguments
-        if len(channels) < 2 or min(channels) < 1:
-            raise ValueError(f"channels must be two or more positive numbers, got channels={channels}.")
+        if len(channels) < 2 or not all(isinstance(width, int) and width > 0 for width in channels):
+            raise InputError(f"channels must be two or more positive numbers, got channels={channels}.")
         if len(num_convs) != len(channels) or min(num_convs) < 1:
-            raise ValueError(
+            raise InputError(
                 f"num_convs must be one positive number per level, got num_convs={num_convs} for channels={channels}."
             )
         pool = _check_axes(spatial_dims, pool, weight_standardization)
         if block not in BLOCKS:
-            raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got block={block!r}.")
+            raise InputError(f"block must be one of {', '.join(BLOCKS)}, got block={block!r}.")
         self.channels, self.spatial_dims = tuple(channels), spatial_dims
         self.size_divisors = [factor ** (len(channels) - 1) for factor in pool]
         self.size_divisor = max(self.size_divisors)

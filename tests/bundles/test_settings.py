@@ -57,7 +57,7 @@ WRONG = [
 ]
 # these are found a little later, when the cases have been split
 LATER = [
-    ({"spatial_size": 256}, "spatial_size: expected two positive numbers, found 256"),
+    ({"spatial_size": 256}, "spatial_size: expected two positive whole numbers, found 256"),
     ({"view_shares": 3}, "view_shares: expected kinds of views and their shares, found 3"),
     ({"validation_fraction": "all"}, "validation_fraction: expected a number between 0 and 1, found all"),
 ]
@@ -81,7 +81,7 @@ def test_a_wrong_setting_of_a_training_is_one_line_before_the_work(settings, wor
     ("settings", "words"),
     [
         ({"batch_size": 0}, f"batch_size: {COUNT}0"),
-        ({"spatial_size": 256}, "spatial_size: expected two positive numbers, found 256"),
+        ({"spatial_size": 256}, "spatial_size: expected two positive whole numbers, found 256"),
         ({"device": "cuda:77"}, "device: expected one that is here"),
         ({"output_dir": "{cases}"}, "expected another folder than that of the inputs"),
         ({"output_dir": "{folder}/file"}, "file: expected a folder to write to"),
