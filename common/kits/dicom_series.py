@@ -267,9 +267,6 @@ def _check_alike(headers: Sequence[Header]) -> None:
         for keyword in ("Rows", "Columns"):
             if not header.get(keyword):
                 raise InputError(f"{other}: expected {keyword}, found none.")
-        for keyword in ("RescaleSlope", "RescaleIntercept"):
-            if (keyword in header) != (keyword in first):
-                raise InputError(f"{other}: expected {keyword} in all slices or in none, found it in some.")
         if _count_frames(other, header) > 1 and len(headers) > 1:
             raise InputError(f"{other}: expected one file with all frames, found {file.name} and others beside it.")
 
