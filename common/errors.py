@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 import warnings
@@ -31,8 +32,10 @@ def describe_failure(case: str, error: BaseException) -> str:
         while error.__cause__ is not None:  # MONAI wraps what breaks in a transform once or twice
             error = error.__cause__
         told = f"{type(error).__name__}: {error}"
-    line = " ".join(str(told).split())
-    return line if case in line else f"{case}: {line}"
+    case, line = (" ".join(str(words).split()) for words in (case, told))
+    # what is wrong with a file begins with its path
+    is_named = re.match(rf"(.*/)?{re.escape(case)}([./].*)?: ", line)
+    return line if is_named else f"{case}: {line}"
 
 
 def tell_failure(case: str, error: Exception, debug: bool = False) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import InputError, find_input_error
+from common.errors import InputError, describe_failure, find_input_error
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -154,3 +154,17 @@ def test_without_the_report_an_input_error_keeps_its_traceback():
 def test_other_ends_stay_as_they_are(statement, code):
     result = run(f"import sys; from common.errors import report_input_errors; report_input_errors(); {statement}")
     assert (result.returncode, result.stderr) == (code, "")
+
+
+@pytest.mark.parametrize(
+    ("case", "told", "line"),
+    [
+        ("a", InputError("/x/a.nii.gz: expected more, found less."), "/x/a.nii.gz: expected more, found less."),
+        ("a", InputError("series/a/003.dcm: expected Rows."), "series/a/003.dcm: expected Rows."),
+        ("a", InputError("height must be divisible by 16."), "a: height must be divisible by 16."),
+        ("a", TypeError("a float"), "a: TypeError: a float"),
+        ("two\nlines", KeyError("x"), "two lines: KeyError: 'x'"),
+    ],
+)
+def test_a_failure_is_one_line_with_the_name_of_its_case(case, told, line):
+    assert describe_failure(case, told) == line

@@ -55,6 +55,23 @@ def test_a_slip_is_refused_with_the_nearest_name(word, near):
     assert ("did you mean" in message) == bool(near) and message.endswith(f"{near}?" if near else "of this name")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--mirror", "false"], "--mirror: expected True or False, found false."),
+        (["--pictures=1"], "--pictures: expected True or False, found 1."),
+        (["--batch_size", "many"], "--batch_size: expected a number, found many."),
+        (["--batch_size", "True"], "--batch_size: expected a number, found True."),
+    ],
+)
+def test_a_word_in_the_stead_of_a_truth_value_or_a_number_is_refused(words, told):
+    assert error_message(lambda: check(*words)) == told
+
+
+def test_truth_values_numbers_and_expressions_are_taken():
+    check("--mirror", "--pictures", "True", "--batch_size", "$2 * 2", "--pixel_mm", "2", "--mirror=False")
+
+
 def test_keys_of_several_configs_and_nested_ones_are_known():
     both = json.dumps([str(CONFIGS / f"{name}.json") for name in ("train", "evaluate")])
     check("--subset", "all", "--train#trainer#max_epochs", "2", "--validate#dataset#x", "1", config_file=both)

@@ -215,24 +215,23 @@ def score(
 ) -> None:
     """Score label maps by an official KiTS protocol: a row per case, then means, intervals and the worst cases."""
     from ..files import check_output_file
-    from ..kits.metrics import PROTOCOLS
+    from ..kits.metrics import find_protocol
     from ..kits.scores import describe_summary, pair_label_maps, score_files, summarize_cases, write_table
 
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol: expected one of {', '.join(PROTOCOLS)}, found {protocol}.")
+    chosen = find_protocol(protocol)
     report_warnings()
     pairs, problems = pair_label_maps(labels, predictions)
     check_output_file(output, [labels, predictions, *sum(pairs.values(), ())])
     scored = []
     for case, paths in _show_progress(pairs.items()):
         try:
-            scored.append(score_files(case, *paths, PROTOCOLS[protocol]))
+            scored.append(score_files(case, *paths, chosen))
         except Exception as error:
             problems.append(tell_failure(case, error, debug))
     if scored:
         rows, counts = zip(*scored)
         write_table(rows, output)
-        print("\n".join(describe_summary(summarize_cases(rows, counts, PROTOCOLS[protocol]))))
+        print("\n".join(describe_summary(summarize_cases(rows, counts, chosen))))
     _tell(problems)
 
 

@@ -83,7 +83,7 @@ class LiteUNet(nn.Module):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.arguments = arguments
-        if len(channels) < 2 or min(channels) < 1:
+        if len(channels) < 2 or not all(isinstance(width, int) and width > 0 for width in channels):
             raise InputError(f"channels must be two or more positive numbers, got channels={channels}.")
         if len(num_convs) != len(channels) or min(num_convs) < 1:
             raise InputError(

@@ -51,15 +51,21 @@ WRONG = [
     ({"output_dir": "{folder}/file"}, "file: expected a folder to write to"),
     ({"ckpt_dir": "{folder}/file"}, "file: expected a folder to write to"),
     ({"cache_dir": "{folder}/file/cache"}, "cache: expected a folder to write to"),
+    ({"seed": -1}, "seed: expected 0 or a positive whole number, found -1"),
+    ({"seed": 1.5}, "seed: expected 0 or a positive whole number, found 1.5"),
     ({"output_dir": "a::b"}, "a::b: expected a path without ::"),
     ({"dataset_dir": "{folder}/nowhere"}, "nowhere: expected a folder of cases, found none"),
     ({"dataset_dir": 2023}, "2023: expected a folder of cases, found none"),
 ]
 # these are found a little later, when the cases have been split
 LATER = [
-    ({"spatial_size": 256}, "spatial_size: expected two positive numbers, found 256"),
     ({"network_def#block": "inception"}, "block must be one of conv, residual, concat, dense, got block='inception'"),
     ({"network_def#spatial_dims": 3}, "image: expected 3 axes after batch and channels, found 2"),
+    ({"spatial_size": 256}, "spatial_size: expected two positive whole numbers, found 256"),
+    ({"spatial_size": [20.5, 20]}, "spatial_size: expected two positive whole numbers, found [20.5, 20]"),
+    ({"windows": {"0": 1}}, "windows: expected multiples of 16 pixels, found [0]"),
+    ({"windows": {"32": "a"}}, "windows: expected shares of 0 or more"),
+    ({"network_def#channels": [16]}, "channels must be two or more positive numbers"),
     ({"view_shares": 3}, "view_shares: expected kinds of views and their shares, found 3"),
     ({"validation_fraction": "all"}, "validation_fraction: expected a number between 0 and 1, found all"),
 ]
@@ -83,7 +89,7 @@ def test_a_wrong_setting_of_a_training_is_one_line_before_the_work(settings, wor
     ("settings", "words"),
     [
         ({"batch_size": 0}, f"batch_size: {COUNT}0"),
-        ({"spatial_size": 256}, "spatial_size: expected two positive numbers, found 256"),
+        ({"spatial_size": 256}, "spatial_size: expected two positive whole numbers, found 256"),
         ({"device": "cuda:77"}, "device: expected one that is here"),
         ({"output_dir": "{cases}"}, "expected another folder than that of the inputs"),
         ({"output_dir": "{folder}/file"}, "file: expected a folder to write to"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,6 +221,7 @@ def list_corpus() -> Iterator[Hostile]:
             "shapes",
             nifti(lambda i, s=shape: nib.Nifti1Image(np.asarray(i.dataobj).reshape(i.shape + s), i.affine)),
         )
+    yield from list_itk_headers()
     yield from list_good_nifti()
     yield from list_bad_nifti()
     yield from list_odd_values()
@@ -231,6 +233,21 @@ def spaceless(header: str, suffix: str):
     def make(folder: Path) -> Path:
         path = folder / f"scan{suffix}"
         path.write_bytes(header.encode() + store("LPS")[0].tobytes("F"))
+        return path
+
+    return make
+
+
+def compressed(change: Callable[[bytes], bytes] = lambda b: b, **fields: object):
+    """A compressed MetaImage of other bytes or another header."""
+
+    def make(folder: Path) -> Path:
+        voxels = change(zlib.compress(store("LPS")[0].tobytes("F"), 1))
+        head = {"TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "-116.5 -136.75 -300.5", "ElementSpacing": "5 6 10"}
+        head |= {"CompressedData": "True", "CompressedDataSize": len(voxels), "ElementType": "MET_SHORT"} | fields
+        lines = "".join(f"{key} = {value}\n" for key, value in head.items() if value is not None)
+        path = folder / "scan.mha"
+        path.write_bytes(f"{META}{lines}ElementDataFile = LOCAL\n".encode() + voxels)
         return path
 
     return make
@@ -251,6 +268,26 @@ SPACELESS = {
 }
 
 
+PLACED = "space: LPS\nspace directions: (5,0,0) (0,6,0) (0,0,10)\nspace origin: (0,0,0)\n"
+
+
+def list_itk_headers() -> Iterator[Hostile]:
+    """What ITK takes in silence."""
+    yield Hostile("MetaImage, compressed", "ITK's forms", compressed())
+    yield Hostile("MetaImage in capitals", "ITK's forms", lambda f: compressed()(f).rename(f / "SCAN.MHA"))
+    for name, make, words in (
+        ("cut short", compressed(lambda b: b[:-800]), "cut short"), ("a byte damaged", compressed(lambda b: b[:900] + bytes([b[900] ^ 8]) + b[901:]), "whole compressed voxels"),
+        ("of no size", compressed(CompressedDataSize=None), "CompressedDataSize"), ("in micrometres", compressed(DistanceUnits="um"), "millimetres"),
+        ("of voxels of no size", compressed(ElementSpacing=None), "size of a voxel"),
+    ):  # fmt: skip
+        yield Hostile(f"MetaImage, compressed, {name}", "ITK's forms", make, words)
+    for name, header, words in (
+        ("metres", NRRD + PLACED + 'space units: "m" "m" "m"\n\n', "millimetres"), ("no size of a voxel", NRRD + "\n", "size of a voxel"),
+        ("vectors", NRRD.replace("dimension: 3\nsizes: 48", "dimension: 4\nsizes: 2 24") + PLACED.replace("(5", "none (5", 1) + "kinds: vector space space space\n\n", "2 a voxel"),
+    ):  # fmt: skip
+        yield Hostile(f"NRRD of {name}", "ITK's forms", spaceless(header, ".nrrd"), words)
+
+
 def named(name: str):
     def make(folder: Path) -> Path:
         if name.endswith(".hdr"):
@@ -268,7 +305,7 @@ def list_good_nifti() -> Iterator[Hostile]:
     for name, fields in {
         "a slope of 0": {"scl_slope": 0, "scl_inter": 7}, "a slope of NaN": {"scl_slope": np.nan, "scl_inter": np.nan}, "an infinite slope": {"scl_slope": np.inf},
         "no units": {"xyzt_units": 0}, "units of time alone": {"xyzt_units": 8}, "no spacings": {"pixdim": [1, 0, 0, 0, 0, 0, 0, 0]}, "spacings of NaN": {"pixdim": [1] + [np.nan] * 7},
-        "negative spacings": {"pixdim": [-1, -5, -6, -10, 0, 0, 0, 0]}, "a negative code beside an sform": {"qform_code": -3}, "an intent": {"intent_code": 1002},
+        "a quaternion of NaN": {"quatern_b": np.nan, "qform_code": 1}, "negative spacings": {"pixdim": [-1, -5, -6, -10, 0, 0, 0, 0]}, "a negative code beside an sform": {"qform_code": -3}, "an intent": {"intent_code": 1002},
         "a slice order": {"slice_code": 3, "dim_info": 57, "slice_duration": 2}, "a display range": {"cal_min": 50, "cal_max": 60}, "text": {"descrip": b"\xff" * 80, "aux_file": b"<b>"},
     }.items():  # fmt: skip
         yield Hostile(f"header with {name}", "headers", header(**fields))
@@ -385,6 +422,7 @@ def list_bad_nifti() -> Iterator[Hostile]:
         ("a size of the header that nibabel mends", {"sizeof_hdr": 77}, None), ("metres", {"xyzt_units": 1}, "found metres"),
         ("micrometres", {"xyzt_units": 3}, "found micrometres"), ("a row of zeros", {"srow_x": 0}, "invertible affine"),
         ("a row of NaN", {"srow_y": np.nan}, "invertible affine"), ("an infinite row", {"srow_z": np.inf}, "invertible affine"),
+        ("voxels within the header", {"vox_offset": 0}, "behind the header"), ("spacings of 0 beside a qform", {"sform_code": 0, "qform_code": 1, "pixdim": [1] + [0] * 7}, "spacings in pixdim"),
         ("a quaternion that is none", {"sform_code": 0, "qform_code": 1, "quatern_b": 9.0}, "scan.nii"),
     ):  # fmt: skip
         yield Hostile(name, "headers", header(**fields), words)

@@ -152,6 +152,44 @@ def cut(file: Path) -> None:
     file.write_bytes(content[: len(content) - 1000])
 
 
+def restore(kind: str) -> Callable[[Dataset], None]:
+    """Hounsfield units without a rescale in the first slice, which has a type of its own."""
+
+    def change(dataset: Dataset) -> None:
+        intercept = -1024 if dataset.InstanceNumber > 1 else 0
+        stored = dataset.pixel_array + int(dataset.RescaleIntercept) - intercept
+        dataset.PixelData = stored.astype(kind if intercept else "<i2").tobytes()
+        dataset.PixelRepresentation = int(kind == "<i2" or not intercept)
+        dataset.RescaleIntercept = intercept
+
+    return change
+
+
+def change_frames(**changed: object) -> Callable[[Path], Path]:
+    """An enhanced object of which tags are changed once it is written."""
+
+    def make(folder: Path) -> Path:
+        path = enhanced([0, 1, 2, 3, 4, 5])(folder)
+        dataset = pydicom.dcmread(path)
+        for keyword, value in changed.items():
+            dataset.add_new(keyword, "LO", value)
+        dataset.save_as(path)
+        return path
+
+    return make
+
+
+def append(**tags: object) -> Callable[[Path], None]:
+    """More slices of the same UID above the last one."""
+
+    def spoil(folder: Path) -> None:
+        hu, positions, own = stack()
+        for index, position in enumerate(positions + [0, 0, 60]):
+            write_slice(folder / f"1{index}.dcm", hu[index], position, 10 + index, **own | tags)
+
+    return spoil
+
+
 def half_a_step(folder: Path) -> None:
     hu, positions, own = stack()
     for index, position in enumerate(positions + [0, 0, 0.4]):
@@ -178,7 +216,8 @@ def list_dicom() -> Iterator[Hostile]:
         "without a frame of reference": {"FrameOfReferenceUID": None}, "beside .DS_Store": {"spoil": lambda f: (f / ".DS_Store").write_bytes(b"Bud1")},
         "beside notes": {"spoil": lambda f: (f / "notes.txt").write_text("DICM")}, "beside a damaged file": {"spoil": lambda f: (f / "x.dcm").write_bytes(bytes(128) + b"DICM\xff\xff")},
     }.items():  # fmt: skip
-        yield Hostile(f"a series {name}", "DICOM", dicom(**options))
+        warning = "looks like a slice, and cannot be read" if "damaged" in name else None
+        yield Hostile(f"a series {name}", "DICOM", dicom(**options), warning=warning)
     for name, spoil in {
         "implicit": encode(ImplicitVRLittleEndian), "big-endian": encode(ExplicitVRBigEndian), "deflated": encode(DeflatedExplicitVRLittleEndian),
         "RLE": encode(RLELossless), "JPEG 2000": compress("JPEG2000"), "JPEG": compress("JPEG"), "JPEG-LS": compress("JPEGLS"),
@@ -186,9 +225,14 @@ def list_dicom() -> Iterator[Hostile]:
         "without a rescale": rewrite(bake), "positions a little uneven": place(lambda p: p + np.random.default_rng(0).uniform(-0.04, 0.04, p.shape) * [0, 0, 1]),
         "positions rounded and padded": place(lambda p: p + [[0, 0, 0.05 * (-1) ** i] for i in range(len(p))], ".6f"), "positions with exponents": place(lambda p: p, ".8e"),
         "a slice cosine of rounding": slice_two(ImageOrientationPatient=[1, 0, 0, 0, 1, 1e-4]), "beside a pipe": lambda f: os.mkfifo(f / "pipe"),
-        "beside a folder": lambda f: (f / "000").mkdir(), "beside a DICOMDIR": report, "beside a link to nothing": lambda f: (f / "gone.dcm").symlink_to("nowhere"),
+        "beside a folder": lambda f: (f / "000").mkdir(), "beside a DICOMDIR": report, "the first of another type": rewrite(restore("<u2")),
     }.items():  # fmt: skip
         yield Hostile(f"DICOM: {name}", "DICOM", dicom(spoil))
+    for name, spoil in {
+        "beside a link to nothing": lambda f: (f / "gone.dcm").symlink_to("nowhere"), "beside an empty file": lambda f: (f / "006.dcm").touch(),
+        "beside a page of HTML": lambda f: (f / "006.dcm").write_text("<html>"),
+    }.items():  # fmt: skip
+        yield Hostile(f"DICOM: {name}", "DICOM", dicom(spoil), warning="looks like a slice, and cannot be read")
     for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [2, 0, 1, 5, 3, 4]):
         yield Hostile(f"enhanced {order}", "DICOM", enhanced(order))
     tilt = {"ImageOrientationPatient": [1, 0, 0, 0, 0.965926, -0.258819]}
@@ -212,6 +256,11 @@ def list_dicom() -> Iterator[Hostile]:
         ("two frames of reference", dicom(slice_two(FrameOfReferenceUID="1.2.10")), "FrameOfReferenceUID"),
         ("two spacings", dicom(slice_two(PixelSpacing=[1, 1])), "one PixelSpacing"), ("a displaced slice", dicom(slice_two(ImagePositionPatient=[0, 0, 0])), "apart|position"),
         ("two series", dicom(slice_two(SeriesInstanceUID="1.2.30")), "choose with --series"), ("no pixels", dicom(slice_two(PixelData=None)), "ITK can decode"),
+        ("a slope of 0", dicom(RescaleSlope=0), "RescaleSlope other than 0"), ("a slope of NaN", dicom(RescaleSlope="NaN"), "RescaleSlope NaN"),
+        ("a last slice without Rows", dicom(lambda f: rewrite(lambda d: d.__delitem__("Rows") if d.InstanceNumber == 6 else None)(f)), "005.dcm: expected Rows"),
+        ("no Columns", dicom(Columns=None), "expected Columns"), ("two patients end to end", dicom(append(PatientID="B"), PatientID="A"), "PatientID"),
+        ("two studies end to end", dicom(append(StudyInstanceUID="1.9")), "StudyInstanceUID"),
+        ("frames fewer than their groups", change_frames(NumberOfFrames="5"), "as many frames"), ("frames in words", change_frames(NumberOfFrames="six"), "as many frames"),
         ("a gap in an enhanced object", enhanced([0, 1, 3, 4, 5]), "apart"), ("frames at one place", enhanced([0, 1, 1, 2, 3, 4]), "several slices"),
     ):  # fmt: skip
         yield Hostile(f"DICOM: {name}", "DICOM", make, words)

@@ -10,6 +10,7 @@ import itk
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_files import make_hu, make_positions, write_slice
 from refusals import error_message
 
 from common.errors import InputError
@@ -188,3 +189,29 @@ def test_a_rescaled_ct_is_told_with_what_was_found(ct, rescale):
     values = rescale(np.append(ct.astype(float), [-1024, 1500]))
     problem = describe_range_problem(float(values.min()), float(values.max()))
     assert "standardized" in problem and f"{values.min():g} to {values.max():g}" in problem
+
+
+@pytest.mark.parametrize("target", ["gone", "case_00002"])
+def test_a_case_folder_that_is_a_link_to_nothing_is_a_case(tmp_path, write_nifti, ct, target):
+    (tmp_path / "case_00001").mkdir()
+    shutil.copy(write_nifti(ct), tmp_path / "case_00001/imaging.nii.gz")
+    (tmp_path / "case_00002").symlink_to(target)
+    cases = find_cases(tmp_path)
+    assert [case["case"] for case in cases] == ["case_00001", "case_00002"]
+    message = error_message(lambda: open_volume(cases[1]["image"]))
+    assert message.startswith(f"{tmp_path / 'case_00002'}/imaging.nii.gz: expected")
+
+
+def test_a_series_without_suffixes_beside_an_image_is_named(tmp_path, write_nifti, ct):
+    (tmp_path / "inputs").mkdir()
+    shutil.copy(write_nifti(ct), tmp_path / "inputs/scan.nii.gz")
+    for index, position in enumerate(make_positions(3)):
+        write_slice(tmp_path / f"inputs/IM{index}", make_hu()[index], position, index + 1)
+    with pytest.warns(UserWarning, match=r"DICOM series 1\.2\.3 of 3 files is passed over"):
+        assert len(find_cases(tmp_path / "inputs")) == 1
+
+
+def test_voxels_that_a_header_names_are_files_of_the_image(tmp_path):
+    (tmp_path / "scan.nhdr").write_text("NRRD0004\ndata file: other.bin\n\n")
+    (tmp_path / "other.bin").touch()
+    assert [file.name for file in list_files(tmp_path / "scan.nhdr")] == ["scan.nhdr", "other.bin"]

@@ -84,14 +84,16 @@ class Alias(MetaPathFinder, Loader):
         sys.modules[module.__name__] = importlib.import_module(__package__ + module.__name__[len(PACKAGE) :])
 
 
-def read_slice_size(bundle: PathLike) -> tuple[int, int]:
+def read_slice_size(bundle: PathLike) -> tuple[int, ...]:
     """
-    Height and width of a typical slice as the network of a bundle sees it: what costs are counted for.
+    Height and width of a typical slice as the network of a bundle sees it, what costs are counted for; of a 3-D network
+    height, width and slices of a patch.
 
     Raises:
         InputError: when the folder is no bundle.
     """
-    size = open_bundle(bundle).get("spatial_size")
+    config = open_bundle(bundle)
+    size = config.get("patch_size") or config.get("spatial_size")
     if size is None:
         metadata = json.loads((find_bundle(bundle) / "configs/metadata.json").read_text())
         size = metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]

@@ -45,6 +45,19 @@ def check_overrides(arguments: Sequence[str]) -> None:
                 near = "".join(f"; did you mean --{'#'.join([*keys[:depth], match])}?" for match in _match(key, known))
                 raise InputError(f"--{name}: expected a key of the configs, found none of this name{near}")
             place = place[key]
+        else:
+            _check_kind(name, place, given[name])
+
+
+def _check_kind(name: str, default: Any, value: Any) -> None:
+    """Refuse what is no truth value or number in the stead of one: `false` is a word, and holds."""
+    if value is None or isinstance(value, str) and value[:1] in ("$", "@", "%"):
+        return
+    is_truth, is_number = isinstance(value, bool), isinstance(value, (int, float))
+    if isinstance(default, bool) and not is_truth:
+        raise InputError(f"--{name}: expected True or False, found {value}.")
+    if isinstance(default, (int, float)) and not isinstance(default, bool) and (is_truth or not is_number):
+        raise InputError(f"--{name}: expected a number, found {value}.")
 
 
 def _match(key: str, known: Sequence[str]) -> list[str]:
@@ -59,6 +72,7 @@ def _read_options(words: Sequence[str]) -> dict[str, Any]:
             break
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
+            following = "True" if following.startswith("--") or not following else following
             options[name.replace("-", "_").lstrip("+~")] = _read_literal(value if equals else following)
     return options
 

@@ -39,6 +39,7 @@ def check_settings(
     learning_rate: float,
     num_workers: int,
     views_per_epoch: int | None = None,
+    seed: int = 0,
     **counts: int,
 ) -> None:
     """
@@ -57,8 +58,9 @@ def check_settings(
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
             raise InputError(f"{name}: expected a positive whole number, found {count}.")
-    if not isinstance(num_workers, int) or num_workers < 0:
-        raise InputError(f"num_workers: expected 0 or a positive whole number, found {num_workers}.")
+    for name, count in (("num_workers", num_workers), ("seed", seed)):
+        if not isinstance(count, int) or count < 0:
+            raise InputError(f"{name}: expected 0 or a positive whole number, found {count}.")
     if not isinstance(learning_rate, (int, float)) or not 0 < learning_rate < float("inf"):
         raise InputError(f"learning_rate: expected a positive number, found {learning_rate}.")
     try:
@@ -253,7 +255,7 @@ class RunKeeper:
         """Load the state of the unfinished run, if there is one."""
         if not self.resume or not self.checkpoint_path.is_file():
             return
-        hint = "--resume false starts afresh, --ckpt_dir keeps both."
+        hint = "--resume False starts afresh, --ckpt_dir keeps both."
         try:
             checkpoint = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
             found = checkpoint["run"]

@@ -110,7 +110,7 @@ class Segmenter:
         bundle: bundle folder, or the name of one in a checkout's `bundles/`.
         device: `"cpu"`, `"cuda"`, ...; by default what the bundle chooses.
         series: DICOM series to read, see `open_with_itk`.
-        keep_largest, min_volume_ml, mirror: see `AxialInferer`; by default what the bundle's `inference.json` says.
+        keep_largest, min_volume_ml, mirror, fast: see `AxialInferer`; by default as the bundle's `inference.json` says.
         network: computes in the stead of the bundle's network, as its weights would.
         backend: `"torch"`, `"onnxruntime"` or `"openvino"`; by default as on the command line, see `choose_backend`.
         exported, precision: see `open_network`; by default bf16 where OpenVINO runs on a CPU that computes in it.
@@ -143,11 +143,12 @@ class Segmenter:
         exported: PathLike | None = None,
         precision: str | None = None,
         doubt: bool = False,
+        fast: bool | None = None,
     ) -> None:
         self.bundle = find_bundle(bundle)
         parser = open_bundle(bundle)
         check_components(keep_largest, min_volume_ml)
-        given = {"keep_largest": keep_largest, "min_volume_ml": min_volume_ml, "mirror": mirror}
+        given = {"keep_largest": keep_largest, "min_volume_ml": min_volume_ml, "mirror": mirror, "fast": fast}
         for key, value in given.items():
             if value is not None and key not in parser:
                 raise InputError(f"{key}: expected an inference.json that has it, found one without in {self.bundle}.")
@@ -299,13 +300,14 @@ def describe_bundle(bundle: PathLike) -> dict[str, str]:
     """What a bundle is, and the versions of the packages that run it here."""
     folder, network = find_bundle(bundle), build_on_meta(bundle)
     metadata = json.loads((folder / "configs/metadata.json").read_text())
-    weights = folder / "models/model.pt"
+    complexity, weights = metadata["complexity"], folder / "models/model.pt"
+    size = complexity["input_shape"][2:]
     return {
         "bundle": str(folder),
         "network": f"{metadata['name']} {metadata['version']}",
         "description": metadata["description"],
         "parameters": f"{count_parameters(network):,}",
-        "FLOPs of a 256 x 256 slice": f"{metadata['complexity']['flops']:,}",
+        f"FLOPs of a {' x '.join(map(str, size))} {('slice', 'patch')[len(size) - 2]}": f"{complexity['flops']:,}",
         "weights": f"sha256 {hash_file(weights)}" if weights.is_file() else "none: train first",
         "packages": ", ".join(f"{package} {_find_version(package)}" for package in (*PACKAGES, *OPTIONAL_PACKAGES)),
         "Python": f"{platform.python_version()} on {platform.machine()}, {torch.get_num_threads()} threads",

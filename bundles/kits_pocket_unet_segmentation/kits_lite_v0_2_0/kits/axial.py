@@ -9,15 +9,18 @@ interpolated, and of a slice without such a cell nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from .geometry import GridNumbers
 
 Forward = Callable[[np.ndarray], np.ndarray]
+FAST_MM = 10.0  # a finding of this height is never missed: one below it is called too small to characterize
 BATCHES_AT_ONCE = 4  # that one thread takes: slices that lie beside each other in memory are copied together
 
 
@@ -121,6 +124,38 @@ def _find_reach(prefers: np.ndarray, size: int) -> tuple[slice, slice]:
     return reach, slice(cells[:, reach].min(), cells[:, reach].max() + 1)
 
 
+def find_step(fast: bool, thickness_mm: float) -> int:
+    """
+    Which slices are looked at first, see `visit_slices`: every one, or with `fast` as few as `FAST_MM` allows.
+
+    Example:
+        >>> find_step(True, 2.0), find_step(True, 8.0), find_step(False, 2.0)
+        (5, 1, 1)
+    """
+    return max(1, int(FAST_MM / thickness_mm + 0.01)) if fast else 1  # 5.00001 mm are 5
+
+
+def visit_slices(labels: Any, every: int, at_once: int) -> Iterator[list[range]]:
+    """
+    The slices to segment: every one, or with `every` > 1 in two passes every k-th, then all between one of these in
+    which something was found and the next of these on either side.
+
+    What reaches over k slices is found, whole: one of them is a k-th. What lies between two is missed.
+
+    Args:
+        labels: (..., Z), of numpy or PyTorch, into which a pass is written before the next is asked for.
+        every: k.
+        at_once: slices in each of the ranges of a pass, at most.
+    """
+    depth = labels.shape[-1]
+    first = range(0, depth, every)
+    yield [first[start : start + at_once] for start in range(0, len(first), at_once)]
+    if every > 1:
+        found = {z for z in first if labels[..., z].any()}
+        gaps = [range(z + 1, min(z + every, depth)) for z in first if found & {z, z + every}]
+        yield [gap[start : start + at_once] for gap in gaps for start in range(0, len(gap), at_once)]
+
+
 def segment_volume(
     volume: np.ndarray,
     forward: Forward,
@@ -130,9 +165,10 @@ def segment_volume(
     workers: int = 1,
     labels: np.ndarray | None = None,
     mirror: bool = False,
+    every: int = 1,
 ) -> np.ndarray:
     """
-    Segment every axial slice of a volume.
+    Segment the axial slices of a volume.
 
     Args:
         volume: (X, Y, Z) in RAS, uint8 HU window or float in [0, 1].
@@ -143,6 +179,7 @@ def segment_volume(
             depend on it.
         labels: zeros (X, Y, Z), uint8, to be filled; by default a new array.
         mirror: take the mean of the logits of a slice and of its mirror image, which doubles the network's time.
+        every: look at every k-th slice first, see `visit_slices`; 1 segments all.
 
     Returns:
         label map, uint8 (X, Y, Z).
@@ -151,23 +188,19 @@ def segment_volume(
     height, width = grid.scale(volume.shape[:2], spacing_mm)
     step = batch_size * (BATCHES_AT_ONCE if volume.strides[2] < min(volume.strides[:2]) else 1)
 
-    def segment(start: int) -> None:
-        slices = np.ascontiguousarray(volume[..., start : start + step].transpose(2, 1, 0))
+    def segment(part: range) -> None:
+        slices = np.ascontiguousarray(volume[..., part.start : part.stop : part.step].transpose(2, 1, 0))
         for first in range(0, len(slices), batch_size):
             entered = enter_grid(slices[first : first + batch_size], grid, spacing_mm)
             logits = forward(entered)
             if mirror:  # what was padded on the right is on the left then
                 logits = (logits + forward(np.ascontiguousarray(entered[:, :, ::-1]))[:, :, ::-1]) / 2
-            for number, of_slice in enumerate(logits[:, :, :height, :width], start + first):
+            for number, of_slice in zip(part[first:], logits[:, :, :height, :width]):
                 classes, rows, columns = choose_in_box(of_slice, volume.shape[:2])
                 labels[rows, columns, number] = classes
 
-    starts = range(0, volume.shape[2], step)
-    if workers == 1:
-        for start in starts:
-            segment(start)
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(segment, starts):
+    with nullcontext() if workers == 1 else ThreadPoolExecutor(workers) as pool:
+        for parts in visit_slices(labels, every, step):
+            for _ in (pool.map if pool else map)(segment, parts):
                 pass  # which raises what a thread raised
     return labels

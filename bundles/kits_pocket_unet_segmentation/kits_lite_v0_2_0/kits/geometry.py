@@ -82,11 +82,12 @@ class GridNumbers:
         if not key:
             raise InputError("spatial_size: expected it, factor or pixel_mm, found none of them.")
         try:
-            is_right = min(value) > 0 and len(value) == 2 if key == "spatial_size" else value > 0
+            is_pair = key == "spatial_size" and len(value) == 2 and all(isinstance(length, int) for length in value)
+            is_right = min(value) > 0 if is_pair else key != "spatial_size" and 0 < value < np.inf
         except TypeError:
             is_right = False
         if not is_right:
-            expected = "two positive numbers" if key == "spatial_size" else "a positive number"
+            expected = "two positive whole numbers" if key == "spatial_size" else "a positive number"
             raise InputError(f"{key}: expected {expected}, found {value}.")
 
     def scale(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
+from monai.transforms import Compose
 from nibabel.orientations import io_orientation
 from torch.utils.data import Dataset
 
@@ -244,3 +245,60 @@ class SliceDataset(SliceCache):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         batch = to_batch(np.stack([self.get_slice(number) for number in self.batches[index]]))
         return {key: self.grid.pad(value) for key, value in batch.items()}
+
+
+class VolumeDataset(SliceCache):
+    """
+    Labelled volumes on the network's grid one by one, whole or as the patches that a transform takes from them.
+
+    Item: {"image": float32 (B, 1, H, W, slices) in [0, 1], "label": float32 of the same shape}, B the patches of one
+    volume, or 1, to be loaded with `DataLoader(batch_size=None)`. With a transform every epoch takes the volumes in an
+    order of its own; what an index gives depends on seed, epoch and index alone.
+
+    Args:
+        transform: MONAI's, from "image" and "label", (1, H, W, slices), to a list of them in one size.
+        seed: of what the transform draws; what else see `SliceCache`.
+
+    Raises:
+        InputError: see `SliceCache`.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, str]],
+        cache_dir: PathLike,
+        grid: SliceGrid,
+        hu_window: Sequence[float] = HU_WINDOW,
+        transform: Compose | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(data, cache_dir, grid, hu_window)
+        self.transform, self.seed = transform, seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the patches of another epoch from now on."""
+        self.epoch = epoch
+
+    def state_dict(self) -> dict:
+        """Nothing: an epoch depends on seed and epoch."""
+        return {}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """See `state_dict`."""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self.transform is not None:
+            index = np.random.default_rng((self.seed, self.epoch)).permutation(len(self))[index]
+        batch = to_batch(self._map_volumes()[index])
+        volume = {key: slices.permute(1, 2, 3, 0) for key, slices in batch.items()}
+        if self.transform is None:
+            return {key: value[None] for key, value in volume.items()}
+        self.transform.set_random_state(seed=int(np.random.default_rng((self.seed, self.epoch, index)).integers(2**32)))
+        patches = self.transform(volume)
+        return {key: torch.stack([patch[key].as_tensor() for patch in patches]) for key in volume}

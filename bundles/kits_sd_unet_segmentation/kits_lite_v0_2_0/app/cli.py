@@ -96,6 +96,9 @@ def segment(
     mirror: Annotated[
         bool | None, typer.Option("--mirror/--no-mirror", help="Average with the mirrored image: better, and slower.")
     ] = None,
+    fast: Annotated[
+        bool | None, typer.Option("--fast/--no-fast", help="Not every slice, see the docs: can miss small findings.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     backend: Annotated[
         str | None, typer.Option(help="torch, onnxruntime or openvino; by default openvino on a CPU that has it.")
@@ -122,7 +125,8 @@ def segment(
     from .folder import Outputs, open_segmenter, segment_case
 
     report_warnings()
-    options = {"series": series, "keep_largest": keep_largest, "min_volume_ml": min_volume_ml, "mirror": mirror}
+    options = {"series": series, "keep_largest": keep_largest, "min_volume_ml": min_volume_ml}
+    options |= {"mirror": mirror, "fast": fast}
     outputs = Outputs(tuple(output_format or ["nifti"]), report, report_json)
     if doubt and not outputs.described:
         raise InputError("doubt: expected together with --report or --report-json, found neither.")
@@ -211,24 +215,23 @@ def score(
 ) -> None:
     """Score label maps by an official KiTS protocol: a row per case, then means, intervals and the worst cases."""
     from ..files import check_output_file
-    from ..kits.metrics import PROTOCOLS
+    from ..kits.metrics import find_protocol
     from ..kits.scores import describe_summary, pair_label_maps, score_files, summarize_cases, write_table
 
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol: expected one of {', '.join(PROTOCOLS)}, found {protocol}.")
+    chosen = find_protocol(protocol)
     report_warnings()
     pairs, problems = pair_label_maps(labels, predictions)
     check_output_file(output, [labels, predictions, *sum(pairs.values(), ())])
     scored = []
     for case, paths in _show_progress(pairs.items()):
         try:
-            scored.append(score_files(case, *paths, PROTOCOLS[protocol]))
+            scored.append(score_files(case, *paths, chosen))
         except Exception as error:
             problems.append(tell_failure(case, error, debug))
     if scored:
         rows, counts = zip(*scored)
         write_table(rows, output)
-        print("\n".join(describe_summary(summarize_cases(rows, counts, PROTOCOLS[protocol]))))
+        print("\n".join(describe_summary(summarize_cases(rows, counts, chosen))))
     _tell(problems)
 
 

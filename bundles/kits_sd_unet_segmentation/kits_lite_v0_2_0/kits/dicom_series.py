@@ -26,7 +26,11 @@ from ..files import PathLike
 PREAMBLE_BYTES = 128
 # what a file begins with that has no preamble: the first element, of group 2 or 8
 GROUPS = (b"\x02\x00", b"\x08\x00")
-KEYWORDS = ("SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns", "NumberOfFrames", "ImageType")
+# what all slices of a series share
+ALIKE = ("Rows", "Columns", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
+# how a number is stored in a file
+STORED = ("BitsAllocated", "BitsStored", "PixelRepresentation")
+KEYWORDS = ("SeriesInstanceUID", *ALIKE, *STORED, "NumberOfFrames", "ImageType")
 KEYWORDS += ("PhotometricInterpretation", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 KEYWORDS += ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices")
 KEYWORDS += ("SliceThickness", "RescaleSlope", "RescaleIntercept")
@@ -61,7 +65,7 @@ class Plane:
 
 def list_series(folder: PathLike) -> dict[str, list[Path]]:
     """The files of every series of images in a folder, by its UID, in the order of their names."""
-    return {uid: [file for file, _ in headers] for uid, headers in _read_folder(Path(folder)).items()}
+    return {uid: [file for file, _ in headers] for uid, headers in _read_folder(Path(folder))[0].items()}
 
 
 def choose_series(path: Path, series: str | None = None) -> list[Path]:
@@ -75,7 +79,7 @@ def choose_series(path: Path, series: str | None = None) -> list[Path]:
     Raises:
         InputError: when there is none, or which one is meant is not clear; lists the UIDs.
     """
-    return [file for file, _ in _choose(path, series)]
+    return [file for file, _ in _choose(path, series)[0]]
 
 
 def read_series(path: Path, series: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -93,8 +97,7 @@ def read_series(path: Path, series: str | None = None) -> tuple[np.ndarray, np.n
             is wrong, with the one or two files that show it.
     """
     headers, planes, order, affine = _stack(path, series)
-    voxels = _decode([file for file, _ in headers], planes, (len(planes), headers[0][1].Rows, headers[0][1].Columns))
-    return voxels[order].transpose(), affine
+    return _decode(headers, planes)[order].transpose(), affine
 
 
 def read_order(path: Path, series: str | None = None) -> tuple[list[Path], np.ndarray, np.ndarray]:
@@ -116,7 +119,10 @@ def _stack(path: Path, series: str | None) -> tuple[list[Header], list[Plane], n
     """Headers, planes in the order of files and frames, the order in which they stand in space, and their affine."""
     import pydicom
 
-    headers = _choose(path, series)
+    headers, unread = _choose(path, series)
+    for file in unread:  # where it was the first or the last slice, nobody would miss it
+        if file.suffix in {other.suffix for other, _ in headers} and file.name != "DICOMDIR":
+            warnings.warn(f"{file}: looks like a slice, and cannot be read.", stacklevel=4)
     with pydicom.config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that break a rule of DICOM and do not matter here
         _check_alike(headers)
@@ -192,14 +198,20 @@ def _refuse_pair(path: Path, expected: str, found: str, *planes: Plane) -> None:
     raise InputError(f"{path}: expected {expected}, found {found} ({names}).")
 
 
-def _read_folder(folder: Path) -> dict[str, list[Header]]:
+def _read_folder(folder: Path) -> tuple[dict[str, list[Header]], list[Path]]:
+    """The headers of every series of images by its UID, and the files that are no whole DICOM."""
     found: dict[str, list[Header]] = {}
+    unread = []
     for file in sorted(folder.iterdir()):
-        # a pipe would be waited for
-        header = None if file.name.startswith(".") or not file.is_file() else _read_header(file)
-        if header is not None and "Rows" in header:  # a report or a plan has none
+        if file.name.startswith(".") or file.is_dir():
+            continue
+        header = _read_header(file) if file.is_file() else None  # a pipe would be waited for
+        if header is None or not {"SeriesInstanceUID", "Rows"} & set(header.dir()):
+            unread.append(file)
+        else:
             found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
-    return found
+    # a report or a plan has no rows, and a series of its own
+    return {uid: headers for uid, headers in found.items() if any("Rows" in h for _, h in headers)}, unread
 
 
 def _read_header(file: Path) -> Any | None:
@@ -220,9 +232,11 @@ def _read_header(file: Path) -> Any | None:
         return None
 
 
-def _choose(path: Path, series: str | None) -> list[Header]:
+def _choose(path: Path, series: str | None) -> tuple[list[Header], list[Path]]:
+    """The headers of one series, and the files beside it that are no whole DICOM."""
+    unread: list[Path] = []
     if path.is_dir():
-        found = _read_folder(path)
+        found, unread = _read_folder(path)
     else:
         header = _read_header(path)
         found = (
@@ -234,7 +248,7 @@ def _choose(path: Path, series: str | None) -> list[Header]:
     if len(chosen) != 1:
         known = "; ".join(f"{uid} ({len(files)} files)" for uid, files in found.items())
         raise InputError(f"{path}: expected one DICOM series, choose with --series; found {known or 'none'}.")
-    return found[chosen[0]]
+    return found[chosen[0]], unread
 
 
 def _check_alike(headers: Sequence[Header]) -> None:
@@ -246,18 +260,29 @@ def _check_alike(headers: Sequence[Header]) -> None:
         photometric = header.get("PhotometricInterpretation", "MONOCHROME2")
         if photometric != "MONOCHROME2":
             raise InputError(f"{other}: expected PhotometricInterpretation MONOCHROME2, found {photometric}.")
-        for keyword in ("Rows", "Columns", "FrameOfReferenceUID"):
+        for keyword in ALIKE:
             expected, found = first.get(keyword), header.get(keyword)
             if expected != found:
                 raise InputError(f"{other}: expected {keyword} {expected} as in {file.name}, found {found}.")
-        if int(header.get("NumberOfFrames") or 1) > 1 and len(headers) > 1:
+        for keyword in ("Rows", "Columns"):
+            if not header.get(keyword):
+                raise InputError(f"{other}: expected {keyword}, found none.")
+        if _count_frames(other, header) > 1 and len(headers) > 1:
             raise InputError(f"{other}: expected one file with all frames, found {file.name} and others beside it.")
+
+
+def _count_frames(file: Path, header: Any) -> int:
+    value, groups = header.get("NumberOfFrames"), header.get("PerFrameFunctionalGroupsSequence")
+    count = int(value) if str(value).isdecimal() else 0 if value else 1
+    if count < 1 or groups is not None and len(groups) != count:
+        raise InputError(f"{file}: expected as many frames as there are groups of a frame's own, found {value}.")
+    return count
 
 
 def _read_planes(file: Path, header: Any) -> list[Plane]:
     """The slices of a file: one, or one for every frame."""
     planes = []
-    for frame in range(int(header.get("NumberOfFrames") or 1)):
+    for frame in range(_count_frames(file, header)):
         values = {keyword: _get(header, keyword, frame) for keyword in GROUP_OF}
         position = _read_numbers(file, values, "ImagePositionPatient", 3)
         orientation = _read_numbers(file, values, "ImageOrientationPatient", 6).reshape(2, 3)
@@ -268,10 +293,11 @@ def _read_planes(file: Path, header: Any) -> list[Plane]:
             found = orientation.ravel().tolist()
             raise InputError(f"{file}: expected orthogonal unit vectors in ImageOrientationPatient, found {found}.")
         rows, columns = orientation / np.linalg.norm(orientation, axis=1, keepdims=True)
-        rescale = tuple(
-            float(values[name] if values[name] is not None else default)
-            for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
-        )
+        given = {"RescaleSlope": 1, "RescaleIntercept": 0}
+        given |= {name: values[name] for name in given if values[name] not in (None, "")}
+        rescale = tuple(float(_read_numbers(file, given, name, 1)[0]) for name in given)
+        if rescale[0] == 0:
+            raise InputError(f"{file}: expected a RescaleSlope other than 0, found 0.")
         # of the numbers, not of their digits: -62.500000 was rounded to a tenth, too
         rounding = np.array([10.0 ** Decimal(repr(mm)).normalize().as_tuple().exponent for mm in position.tolist()])
         planes.append(Plane(file, position, rows, columns, spacing, rescale, rounding))
@@ -291,12 +317,12 @@ def _get(header: Any, keyword: str, frame: int) -> Any:
 def _read_numbers(file: Path, values: Mapping[str, Any], keyword: str, count: int) -> np.ndarray:
     value = values[keyword]
     try:
-        numbers = np.array(value, float)
+        numbers = np.atleast_1d(np.array(value, float))
     except (TypeError, ValueError):
         numbers = np.empty(0)
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         found = f"no {keyword}" if value in (None, "") else f"{keyword} {value}"
-        raise InputError(f"{file}: expected {count} numbers, found {found}.")
+        raise InputError(f"{file}: expected {'a number' if count == 1 else f'{count} numbers'}, found {found}.")
     return numbers
 
 
@@ -310,30 +336,34 @@ def _read_thickness(file: Path, thickness: object) -> float:
     return size_mm
 
 
-def _decode(files: Sequence[Path], planes: Sequence[Plane], shape: tuple[int, int, int]) -> np.ndarray:
+def _decode(headers: Sequence[Header], planes: Sequence[Plane]) -> np.ndarray:
     """Voxels (slices, rows, columns), rescaled, in the order of the files and frames."""
     import itk  # loading ITK takes seconds that a NIfTI user need not wait
 
+    itk.Object.GlobalWarningDisplayOff()  # of a geometry that is not taken from it
+    files, shape = [file for file, _ in headers], (len(planes), headers[0][1].Rows, headers[0][1].Columns)
     rescales = {plane.rescale for plane in planes}
     if len(rescales) > 1 and len(files) == 1:
         raise InputError(f"{files[0]}: expected one rescale for all frames, found {sorted(rescales)}.")
     source = str(files[0]) if len(files) == 1 else [str(file) for file in files]
     try:
-        # ITK takes the type of the first file for all, which may be too narrow for another's slope
-        image = itk.imread(source, itk.F) if len(rescales) > 1 else itk.imread(source)
+        # ITK takes the type of the first file for all, which may be too narrow for another
+        several = len(rescales) > 1 or any(len({header.get(key) for _, header in headers}) > 1 for key in STORED)
+        image = itk.imread(source, itk.F) if several else itk.imread(source)
         return itk.array_from_image(image).reshape(shape)
     except Exception as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        bad = next((file for file in files if not _can_decode(file)), files[0])
-        raise InputError(
-            f"{bad}: expected a CT slice that ITK can decode, found another ({told[-1].strip()})."
-        ) from error
+        bad, told = next(
+            ((file, told) for file in files if (told := _find_problem(file))), (files[0], type(error).__name__)
+        )
+        raise InputError(f"{bad}: expected a CT slice that ITK can decode, found another ({told}).") from error
 
 
-def _can_decode(file: Path) -> bool:
+def _find_problem(file: Path) -> str:
+    """Why ITK cannot decode a file; empty where it can."""
     import itk
 
     try:
-        return itk.imread(str(file)) is not None
-    except Exception:
-        return False
+        itk.imread(str(file))
+    except Exception as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    return ""

@@ -79,6 +79,8 @@ def export_int8(bundle: PathLike, dataset_dir: PathLike, output_dir: PathLike) -
     parser = open_bundle(bundle)
     parser["device"] = "cpu"
     network = parser.get_parsed_content("network")
+    if getattr(network, "spatial_dims", 2) != 2:
+        raise InputError(f"precision: expected f32 of a 3-D network, as {INT8} is calibrated on slices, found {INT8}.")
     slices, cases = collect_slices(bundle, dataset_dir)
     metadata = read_metadata(find_bundle(bundle) / "configs" / METADATA, parser.get_parsed_content("weights"))
     metadata["calibration"] = {

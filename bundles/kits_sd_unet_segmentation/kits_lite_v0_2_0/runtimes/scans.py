@@ -21,7 +21,7 @@ import numpy as np
 from ..bundle_path import check_weights, find_bundle, read_config
 from ..errors import InputError
 from ..files import PathLike, hash_file
-from ..kits.axial import segment_volume
+from ..kits.axial import find_step, segment_volume
 from ..kits.components import check_components, keep_components
 from ..kits.geometry import HU_WINDOW, GridNumbers, check_window, orient_to_ras, spacing_in_ras
 from ..kits.masks import FILE, HEADER, make_fingerprint
@@ -31,7 +31,7 @@ from .plain import PlainNetwork, check_backend, choose_backend, describe_definit
 
 WEIGHTS = "models/model.pt"
 # arguments of the inferer that change what is found
-CHOSEN = ("mirror", "keep_largest", "min_volume_ml")
+CHOSEN = ("mirror", "keep_largest", "min_volume_ml", "fast")
 # what every bundle's `inference.json` says of a scan's way to the network, and this module does
 PLAIN = {
     "weights": "$@bundle_root + '/models/model.pt'",
@@ -149,7 +149,8 @@ class ScanSegmenter:
         volume, labels = (orient_to_ras(array, image.affine) for array in (windowed, label_map))
         spacing_mm, network = spacing_in_ras(image.affine), self.network
         arguments = self.grid, spacing_mm[:2], self.batch_size, network.workers, labels
-        segment_volume(volume, network.compute, *arguments, mirror=bool(self.chosen["mirror"]))
+        options = {"mirror": bool(self.chosen["mirror"]), "every": find_step(self.chosen["fast"], spacing_mm[2])}
+        segment_volume(volume, network.compute, *arguments, **options)
         keep_components(labels, spacing_mm, self.chosen["keep_largest"], self.chosen["min_volume_ml"])
         clock.append(time.perf_counter())
         header = np.frombuffer(image.header.as_byteswapped("<").binaryblock, np.uint8)

@@ -91,6 +91,9 @@ def _set_up(
     if plan.mode not in MODES:
         raise InputError(f"mode: expected one of {', '.join(MODES)}, found {plan.mode}.")
     rank, world = dist.get_rank(), dist.get_world_size()
+    if len(read_slice_size(bundle)) != 2 and (plan.mode == "pipeline" or cases < world):
+        found = f"{plan.mode} with {cases} cases and {world} processes"
+        raise InputError(f"mode: expected data, and a case or more a process, with a 3-D network, found {found}.")
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     options = {"device": str(device), "backend": "torch", **options}
     config = open_bundle(bundle)

@@ -19,6 +19,8 @@ from monai.metrics.utils import get_code_to_measure_table
 from monai.utils import convert_to_tensor
 from scipy import ndimage, spatial
 
+from ..errors import InputError
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -37,6 +39,16 @@ KITS23 = Protocol(
     {"kidney_and_mass": 1.0330772532390826, "mass": 1.1328796488598762, "tumor": 1.1498198361434828},
 )
 PROTOCOLS = {protocol.name: protocol for protocol in (KITS19, KITS23)}
+
+
+def find_protocol(name: str) -> Protocol:
+    """
+    Raises:
+        InputError: when there is none of this name.
+    """
+    if name not in PROTOCOLS:
+        raise InputError(f"protocol: expected one of {', '.join(PROTOCOLS)}, found {name}.")
+    return PROTOCOLS[name]
 
 
 def score_case(

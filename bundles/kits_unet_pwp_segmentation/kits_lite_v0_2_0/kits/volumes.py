@@ -27,7 +27,10 @@ try:
     from isal import igzip as gzip  # two and a half times as fast
 except ImportError:
     import gzip
-from .itk_images import DICOM_SUFFIXES, ITK_SUFFIXES, open_with_itk
+from .itk_images import DICOM_SUFFIXES, ITK_SUFFIXES, list_detached, open_with_itk
+
+# what nibabel mends in a header it logs without the file's name
+nib.imageglobals.logger.setLevel("ERROR")
 
 LABELS = {"background": 0, "kidney": 1, "tumor": 2}
 CYST = 3
@@ -71,11 +74,24 @@ def open_nifti(path: PathLike) -> nib.Nifti1Image:
         raise InputError(f"{path}: expected real numbers, found voxels of type {image.get_data_dtype()}.")
     if not np.isfinite(image.affine).all() or np.linalg.matrix_rank(image.affine[:3, :3]) < 3:
         raise InputError(f"{path}: expected an invertible affine, found {image.affine[:3].round(3).tolist()}.")
+    if image.dataobj.offset < image.header.sizeof_hdr and len({*map(id, image.file_map.values())}) == 1:
+        raise InputError(f"{path}: expected voxels behind the header, found them at byte {image.dataobj.offset}.")
     unit = OTHER_UNITS.get(int(image.header["xyzt_units"]) & SPACE_UNITS)
     if unit:
         raise InputError(f"{path}: expected millimetres in xyzt_units, found {unit}.")
+    _check_spacings(path, image)
     _compare_forms(path, image.header)
     return image
+
+
+def _check_spacings(path: Path, image: nib.Nifti1Image) -> None:
+    """Refuse spacings of 0 where nothing else tells the size of a voxel; nibabel takes them for 1 mm."""
+    if image.header["sform_code"] > 0 or image.header["qform_code"] <= 0:
+        return
+    with image.file_map["header" if "header" in image.file_map else "image"].get_prepare_fileobj() as file:
+        spacings = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4]
+    if not spacings.all():
+        raise InputError(f"{path}: expected spacings in pixdim beside a qform, found {spacings.tolist()}.")
 
 
 def _compare_forms(path: Path, header: nib.Nifti1Header) -> None:
@@ -83,7 +99,7 @@ def _compare_forms(path: Path, header: nib.Nifti1Header) -> None:
     if header["sform_code"] <= 0 and header["qform_code"] <= 0:
         warnings.warn(f"{path}: expected an sform or a qform, found neither: left and right are a guess.", stacklevel=3)
     elif header["sform_code"] > 0 and header["qform_code"] > 0:
-        with suppress(HeaderDataError):  # no quaternion: there is the sform alone
+        with suppress(HeaderDataError, np.linalg.LinAlgError):  # no quaternion: there is the sform alone
             sform, qform = ("".join(nib.aff2axcodes(form)) for form in (header.get_sform(), header.get_qform()))
             if sform != qform:
                 warnings.warn(
@@ -127,7 +143,8 @@ def list_files(path: Path, series: str | None = None) -> list[Path]:
         raise InputError(f"{path}: expected an image, found none.")
     # voxels in a file of their own have the name of the header
     beside = [path.with_suffix(suffix) for suffix in VOXEL_SUFFIXES if path.suffix.lower() in HEADER_SUFFIXES]
-    return [path, *(file for file in beside if file != path and file.is_file())]
+    beside += [path.parent / name for name in list_detached(path)]
+    return [path, *(file for file in dict.fromkeys(beside) if file != path and file.is_file())]
 
 
 def iterate_slabs(image: nib.Nifti1Image, scaled: bool = True) -> Iterator[tuple[slice, np.ndarray]]:

@@ -32,7 +32,8 @@ LABEL_STEMS = ("segmentation", "aggregated_maj_seg", "aggregated_and_seg", "aggr
 HASH_HINT = "; monai.bundle makes :: of a # in a path, and cannot take it"
 # of images that are not read, and are named where they lie beside others
 UNREAD_SUFFIXES = (".dcm", ".ima", ".img", ".img.gz", ".hdr.gz", ".nii.bz2", ".nii.xz", ".nii.zst")
-UNREAD_SUFFIXES += (".mgh", ".mgz", ".mnc")
+UNREAD_SUFFIXES += (".mgh", ".mgz", ".mnc", ".nrrd.gz", ".mha.gz", ".nii.zip", ".gipl", ".gipl.gz", ".vtk", ".v")
+UNREAD_SUFFIXES += (".npz", ".tif", ".tiff")
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +72,15 @@ def find_cases(folder: PathLike | Sequence[PathLike], labelled: bool = False) ->
     folder = Path(str(folder))  # a folder named 2023 comes from the command line as a number
     if folder.is_file() and folder.name.lower().endswith((*IMAGE_SUFFIXES, ".img", *DICOM_SUFFIXES)):
         return [{"case": name_case(folder), "image": str(folder)}]
+    if folder.is_file():
+        raise InputError(f"{folder}: expected an image in {', '.join(IMAGE_SUFFIXES)} or .dcm, found another file.")
     if not folder.is_dir():
         hint = HASH_HINT if "::" in str(folder) else ""
         raise InputError(f"{folder}: expected a folder of cases, found none{hint}.")
-    images = sorted(f for f in folder.iterdir() if f.name.lower().endswith(IMAGE_SUFFIXES) and f.name[0] != ".")
+    try:
+        images = sorted(f for f in folder.iterdir() if f.name.lower().endswith(IMAGE_SUFFIXES) and f.name[0] != ".")
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder to read, found: {error.strerror or error}.") from error
     root, case_folders = find_case_folders(folder)
     if case_folders:
         cases, others = [read_case_folder(f) for f in case_folders], images
@@ -105,7 +111,9 @@ def find_cases(folder: PathLike | Sequence[PathLike], labelled: bool = False) ->
 def find_case_folders(folder: Path) -> tuple[Path, list[Path]]:
     """The folders `case_*` of a KiTS folder, and which folder they are in: itself, its `data/` or its `dataset/`."""
     for root in (folder, folder / "data", folder / "dataset"):
-        case_folders = sorted(f for f in root.glob("case_*") if f.is_dir()) if root.is_dir() else []
+        # a link that leads nowhere is a case that is missing
+        gone = {f for f in root.glob("case_*") if not f.exists() and not f.name.lower().endswith(IMAGE_SUFFIXES)}
+        case_folders = sorted(f for f in root.glob("case_*") if f.is_dir() or f in gone)
         if case_folders:
             return root, case_folders
     return folder, []
@@ -113,7 +121,11 @@ def find_case_folders(folder: Path) -> tuple[Path, list[Path]]:
 
 def read_case_folder(folder: Path) -> dict[str, str]:
     """The case of a folder: its name and, where they are there, its image and its label."""
-    case, files = {"case": folder.name}, {file.name.lower(): file for file in folder.iterdir()}
+    case: dict[str, str] = {"case": folder.name}
+    try:
+        files = {file.name.lower(): file for file in folder.iterdir()}
+    except OSError:  # told of its image, when that is read
+        return case
     for key, stems in (("image", (IMAGE_STEM,)), ("label", LABEL_STEMS)):
         names = [f"{stem}{suffix}" for stem in stems for suffix in NIFTI_SUFFIXES]
         found = [str(files[name]) for name in names if name in files]
@@ -123,13 +135,17 @@ def read_case_folder(folder: Path) -> dict[str, str]:
 
 
 def _warn_of_others(folder: Path, others: Sequence[Path]) -> None:
-    """Warn of images of a folder that are not taken, and of files in forms that are not read."""
+    """Warn of images and series of a folder that are not taken, and of files in forms that are not read."""
+    series = list_series(folder)
+    for uid, files in series.items():
+        warnings.warn(f"{folder}: DICOM series {uid} of {len(files)} files is passed over.", stacklevel=3)
     headers = {file.stem for file in folder.iterdir() if file.suffix.lower() == ".hdr"}
     unread = [
         file
         for file in folder.iterdir()
         if file.name.lower().endswith(UNREAD_SUFFIXES)
         and not file.name.startswith(".")
+        and not any(file in files for files in series.values())
         and not (file.suffix.lower() == ".img" and file.stem in headers)
     ]
     for file in sorted([*others, *unread]):

@@ -74,6 +74,8 @@ class ViewDataset(SliceCache):
             self.sides = [int(side) for side, share in windows.items() if share]
         except (AttributeError, ValueError) as error:
             raise InputError(f"windows: expected sides in pixels and their shares, found {windows}.") from error
+        if any(side < 1 or side % grid.divisor for side in self.sides):
+            raise InputError(f"windows: expected multiples of {grid.divisor} pixels, found {self.sides}.")
         self.side_shares = _normalize("windows", [share for share in windows.values() if share])
         for key, value in (("batch_size", batch_size), ("views_per_epoch", views_per_epoch)):
             if value is not None and value < 1:
@@ -189,7 +191,10 @@ def _place(length: int, extent: int, point: int, generator: np.random.Generator)
 
 
 def _normalize(key: str, shares: Sequence[float]) -> np.ndarray:
-    values = np.array(shares, dtype=float)
+    try:
+        values = np.array(shares, dtype=float)
+    except (TypeError, ValueError):
+        values = np.empty(0)
     if not len(values) or not np.isfinite(values).all() or values.min() < 0 or values.sum() == 0:
         raise InputError(f"{key}: expected shares of 0 or more, one of them above 0, found {list(shares)}.")
     return values / values.sum()

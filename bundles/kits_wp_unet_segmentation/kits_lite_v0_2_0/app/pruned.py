@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..files import check_writable
 from ..networks import LiteUNet, load_weights
 from ..networks.weights import save_weights
-from .card import count_complexity, count_zeros, render_weights, replace_weights_text
+from .card import NO_WEIGHTS, count_complexity, count_zeros, render_weights, replace_weights_text
 from .workflows import CHANNELS_ONLY, NOT_COPIED, run_configs
 
 TRAINED_ON = "the cases that the bundle pruned here was trained or fine-tuned on"
@@ -189,7 +189,11 @@ def _finetune(bundle: Path, weights: Path, pruning: Pruning, finetuning: Finetun
 
 def _halve(config: Mapping[str, Any]) -> dict[str, Any]:
     """What makes the network of a training see everything at half its size."""
-    settings: dict[str, Any] = {"windows": {str(int(side) // 2): share for side, share in config["windows"].items()}}
+    settings: dict[str, Any] = {}
+    if "windows" in config:
+        settings["windows"] = {str(int(side) // 2): share for side, share in config["windows"].items()}
+    if "patch_size" in config:
+        settings["patch_size"] = [*(length // 2 for length in config["patch_size"][:2]), config["patch_size"][2]]
     if config["spatial_size"] is not None:
         settings["spatial_size"] = [length // 2 for length in config["spatial_size"]]
     for key, factor in (("factor", 0.5), ("pixel_mm", 2)):
@@ -225,6 +229,7 @@ def _write_card(
     original = complexity.setdefault("original", {"channels": list(network.channels), **before})
     complexity |= after | count_zeros(pruned) | {"pruning": [*complexity.get("pruning", []), asdict(pruning)]}
     metadata["name"] = metadata["name"].removesuffix(", pruned") + ", pruned"
+    metadata["description"] = metadata["description"].removesuffix(f" {NO_WEIGHTS}")
     # whatever was measured of the given weights does not hold for these
     metadata.pop("scores", None)
     metadata["weights"] = render_weights(bundle / "models/model.pt", {"trained_on": TRAINED_ON})

@@ -19,7 +19,7 @@ from monai.utils import ImageMetaKey
 from ..errors import InputError, describe_failure
 from ..files import replace_file
 from .cases import name_case
-from .metrics import PROTOCOLS
+from .metrics import find_protocol
 from .overlay import draw_overlay
 from .scores import describe_summary, score_label_maps, summarize_cases, write_table
 
@@ -127,7 +127,7 @@ class CaseScores(CaseHandler):
 
     def __init__(self, output_dir: str | os.PathLike, protocol: str = "kits19") -> None:
         self.output_dir = Path(str(output_dir))
-        self.protocol = PROTOCOLS[protocol]
+        self.protocol = find_protocol(protocol)
 
     def attach(self, engine: Engine) -> None:
         super().attach(engine)

@@ -47,10 +47,10 @@ class LiteUNet(nn.Module):
             (1, 2, 2) and leave the slices as many as they are.
 
     Raises:
-        ValueError: when `num_convs` and `channels` differ in length or hold anything but positive numbers; for another
-            block or number of axes, or what a block or 3-D does not have.
-        InputError: on the forward pass, when an image has more or fewer axes than the network, or one is not divisible
-            by `size_divisors`, pool ** (number of levels - 1).
+        InputError: when `num_convs` and `channels` differ in length or hold anything but positive numbers; for another
+            block or number of axes, or what 3-D does not have; on the forward pass, when an image has more or fewer
+            axes than the network, or one is not divisible by `size_divisors`, pool ** (number of levels - 1).
+        ValueError: for what a block does not have.
 
     Sources: U-Net, https://arxiv.org/abs/1505.04597; WP-UNet, SD-UNet, UNet-PWP and PocketNet are named with their rows
     in the metadata of each bundle.
@@ -83,15 +83,15 @@ class LiteUNet(nn.Module):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.arguments = arguments
-        if len(channels) < 2 or min(channels) < 1:
-            raise ValueError(f"channels must be two or more positive numbers, got channels={channels}.")
+        if len(channels) < 2 or not all(isinstance(width, int) and width > 0 for width in channels):
+            raise InputError(f"channels must be two or more positive numbers, got channels={channels}.")
         if len(num_convs) != len(channels) or min(num_convs) < 1:
-            raise ValueError(
+            raise InputError(
                 f"num_convs must be one positive number per level, got num_convs={num_convs} for channels={channels}."
             )
         pool = _check_axes(spatial_dims, pool, weight_standardization)
         if block not in BLOCKS:
-            raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got block={block!r}.")
+            raise InputError(f"block must be one of {', '.join(BLOCKS)}, got block={block!r}.")
         self.channels, self.spatial_dims = tuple(channels), spatial_dims
         self.size_divisors = [factor ** (len(channels) - 1) for factor in pool]
         self.size_divisor = max(self.size_divisors)
@@ -126,6 +126,12 @@ class LiteUNet(nn.Module):
         self.apply(initialize)
         shrink_additions([module for module in self.modules() if type(module) is ResidualBlock])
 
+    def to(self, *args: object, **kwargs: object) -> LiteUNet:
+        """As `torch.nn.Module.to`; channels last are those of volumes in 3-D."""
+        if self.spatial_dims == 3 and kwargs.get("memory_format") is torch.channels_last:
+            kwargs["memory_format"] = torch.channels_last_3d
+        return super().to(*args, **kwargs)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """
         Segment a batch of slices, or of volumes.
@@ -152,12 +158,12 @@ class LiteUNet(nn.Module):
 def _check_axes(spatial_dims: int, pool: int | Sequence[int], weight_standardization: bool | str) -> tuple[int, ...]:
     """Every axis's pooling."""
     if spatial_dims not in (2, 3):
-        raise ValueError(f"spatial_dims must be 2 or 3, got spatial_dims={spatial_dims}.")
+        raise InputError(f"spatial_dims must be 2 or 3, got spatial_dims={spatial_dims}.")
     if weight_standardization and spatial_dims == 3:
-        raise ValueError("weight_standardization must be off in 3-D: SD-UNet's is of 2-D filters.")
+        raise InputError("weight_standardization must be off in 3-D: SD-UNet's is of 2-D filters.")
     factors = (pool,) * spatial_dims if isinstance(pool, int) else tuple(pool)
     if len(factors) != spatial_dims or min(factors) < 1:
-        raise ValueError(f"pool must be {spatial_dims} positive numbers in {spatial_dims}-D, got pool={pool}.")
+        raise InputError(f"pool must be {spatial_dims} positive numbers in {spatial_dims}-D, got pool={pool}.")
     return factors
 
 

@@ -1,0 +1,1 @@
+"""KiTS cases, slices, inference, metrics and pictures; knows no network."""

@@ -1,0 +1,1 @@
+"""The same network elsewhere: exported, quantized and run by other runtimes."""
