@@ -154,6 +154,8 @@ def test_a_dicom_series_comes_back_as_a_dicom_segmentation_where_asked(environme
         (tmp_path / "scan.nii.gz").touch()
         with pytest.raises(InputError, match="scan.nii.gz: expected a DICOM series for output=dicom_seg, found none"):
             infer(server.url, POCKET, str(tmp_path / "scan.nii.gz"), tmp_path / "none.dcm", output="dicom_seg")
+        with pytest.raises(InputError, match="session_id: expected a session of this server, found gone"):
+            infer(server.url, POCKET, "", tmp_path / "none.dcm", session_id="gone", output="dicom_seg")
 
 
 # Start and end

@@ -113,13 +113,15 @@ class Visitor:
     def write_screenshot(self, path: Path) -> None:
         """The whole page as it is, with the weights that it shows."""
         metadata = json.loads((BUNDLES / POCKET / "configs/metadata.json").read_text())
-        height = self.driver.execute_script("return document.querySelector('main').scrollHeight")
-        metrics = {"width": 1120, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        metrics = {"width": 1120, "height": 800, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        self.wait(lambda: self.driver.execute_script("return innerWidth") == 1120 and all(self.count_drawn()))
+        bottom = "return document.querySelector('main').getBoundingClientRect().bottom + scrollY"
+        metrics["height"] = round(self.driver.execute_script(bottom)) + 32
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.wait(lambda: any(self.count_drawn()))
         described = PngInfo()
         described.add_text(DESCRIPTION, json.dumps({"weights_sha256": metadata["weights"]["sha256"]}))
-        picture = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB").quantize(256)
+        picture = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
         picture.save(path, optimize=True, pnginfo=described)
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

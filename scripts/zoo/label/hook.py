@@ -21,6 +21,8 @@ run_inference = infer.run_inference
 def find_series(image, session_id):
     app = app_instance()
     session = app.sessions().get_session(session_id) if session_id else None
+    if session_id and not session:
+        raise HTTPException(404, f"session_id: expected a session of this server, found {session_id}.")
     path = Path(session.image if session else image)
     if not path.exists():
         app.datastore().get_image_uri(image)  # of a DICOMweb server's, the first answer is a temporary file
@@ -38,14 +40,16 @@ def answer(background_tasks, model, image="", session_id="", params="{}", file=N
     series = find_series(image, session_id)
     params = json.dumps(json.loads(params or "{}") | {"result_extension": ".nii.gz"})
     mask = run_inference(background_tasks, model, image, session_id, params, None, label, "image").path
-    result = tempfile.mkstemp(suffix=".seg.dcm")[1]
-    background_tasks.add_task(remove_file, result)
+    folder = tempfile.mkdtemp()
+    background_tasks.add_task(remove_file, folder)
+    result = Path(folder, f"{series.name}.seg.dcm")
     words = [series, mask, Path(app_instance().app_dir, "model", model), result]
     done = subprocess.run([*COMMAND, *map(str, words)], capture_output=True, text=True)  # noqa: F821
     if done.returncode:
-        remove_file(result)
+        remove_file(folder)  # an error runs no task
+        remove_file(mask)
         raise HTTPException(500, (done.stderr.strip().splitlines() or ["dicom-seg failed"])[-1])
-    return FileResponse(result, media_type="application/dicom", filename=f"{series.name}.seg.dcm")
+    return FileResponse(result, media_type="application/dicom", filename=result.name)
 
 
 infer.run_inference = answer
