@@ -1,7 +1,11 @@
-# `write_app` adds this to MONAI Label's own app, and it runs in the server: `output=dicom_seg` answers with what
-# `kits-lite segment --output-format dicom-seg` writes, for DICOMweb, an upload or a folder on the server. MONAI Label's
-# own way takes DICOMweb alone, and codes from the client. highdicom needs a newer pydicom than MONAI Label, so that
-# another Python writes the file: COMMAND, which `write_app` fills in.
+"""
+MONAI Label's `output=dicom_seg`, answered with what `kits-lite segment --output-format dicom-seg` writes.
+
+`write_app` adds this to MONAI Label's own app, and it runs in the server, for DICOMweb, an upload or a folder on the
+server. MONAI Label's own way takes DICOMweb alone, and codes from the client. highdicom needs a newer pydicom than
+MONAI Label, so that another Python writes the file: COMMAND, which `write_app` fills in.
+"""
+
 import json
 import subprocess
 import tempfile
