@@ -44,8 +44,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "U-Net (depthwise + BN)": ABLATIONS["U-Net (depthwise + BN)"],
     "U-Net (depthwise + GN)": ABLATIONS["U-Net (depthwise + GN)"],
     "SD-UNet with BN": ABLATIONS["SD-UNet with BN"],
-    "SD-UNet, filter": SD_UNET,
-    "SD-UNet, layer": ABLATIONS["SD-UNet (layer)"],
+    "SD-UNet, filter": ABLATIONS["SD-UNet (filter)"],
+    "SD-UNet, layer": SD_UNET,
     "SD-UNet, no standardization": {**SD_UNET, "weight_standardization": False},
 }
 

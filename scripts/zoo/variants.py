@@ -72,13 +72,13 @@ VARIANTS = (
     Variant(
         name="kits_sd_unet_segmentation",
         title="SD-UNet",
-        summary="depthwise-separable convolutions with weight standardization, and group normalization",
+        summary="depthwise-separable convolutions with weight standardization over each layer's kernel, and group normalization",
         reference="Gadosey et al., SD-UNet: Stripping down U-Net for Segmentation of Biomedical Images on Platforms with Low Computational Budgets, Diagnostics 2020, 10(2), 110, doi:10.3390/diagnostics10020110",
         network={
             "channels": [64, 128, 256, 512, 1024],
             "num_convs": [1, 2, 2, 2, 2],
             "separable": True,
-            "weight_standardization": True,
+            "weight_standardization": "layer",
             "norm": GROUP_NORM,
             "dropout": 0.5,
             "upsample": "nearest",
@@ -86,6 +86,7 @@ VARIANTS = (
         },
         preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.01},
+        stages=("gentle_3",),
         recipe="sd_unet_paper.json",
     ),
     Variant(
@@ -157,7 +158,7 @@ ABLATIONS = {
     "U-Net (depthwise + GN)": {"separable": True, "norm": GROUP_NORM},
     "U-Net (GN)": {"norm": GROUP_NORM},
     "SD-UNet with BN": {**VARIANTS[2].network, "norm": BATCH_NORM},
-    "SD-UNet (layer)": {**VARIANTS[2].network, "weight_standardization": "layer"},
+    "SD-UNet (filter)": {**VARIANTS[2].network, "weight_standardization": "filter"},
     "WP-UNet without pruning": VARIANTS[1].network,
     "U-Net from 16": {"channels": DOUBLING},
     "Pocket ResNet": {"channels": POCKET, "block": "residual"},

@@ -195,7 +195,7 @@ def test_folding_knows_both_readings(over):
 
 def test_folded_weights_over_filters_are_weights_over_the_layer():
     """So weights that were trained in one reading may begin a training in the other."""
-    network = LiteUNet(**SD_UNET).eval()
+    network = LiteUNet(**SD_UNET | {"weight_standardization": "filter"}).eval()
     other = LiteUNet(**SD_UNET | {"weight_standardization": "layer"}).eval()
     other.load_state_dict(fold_weight_standardization(network).state_dict())
     x = torch.rand(1, 1, 32, 32)

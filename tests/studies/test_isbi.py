@@ -47,7 +47,7 @@ def test_every_network_of_the_table_is_made_with_two_outputs(name):
     network = make_network(name, TINY)
     assert type(network) is LiteUNet and network.head.out_channels == 2
     standardized = {module.standardize_over for module in network.modules() if isinstance(module, StdConv2d)}
-    expected = {"SD-UNet, filter": {"filter"}, "SD-UNet, layer": {"layer"}, "SD-UNet with BN": {"filter"}}
+    expected = {"SD-UNet, filter": {"filter"}, "SD-UNet, layer": {"layer"}, "SD-UNet with BN": {"layer"}}
     assert standardized == expected.get(name, set())
 
 
