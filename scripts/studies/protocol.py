@@ -54,6 +54,7 @@ STAGES = {
     # from the weights of version 0.1.0, as long as two CPU cores had time
     "dense_10": Stage(10),
     "dense_20": Stage(20),
+    "short_3": Stage(3),
     "gentle_3": Stage(3, {"learning_rate": 0.005}),
     # zeros grow over the first half
     "sparse_8": Stage(8, configs=("train", "prune")),

@@ -9,7 +9,7 @@ from typing import Any
 # Keras BatchNorm's momentum 0.99 is torch's 0.01
 BATCH_NORM = ["batch", {"momentum": 0.01, "eps": 0.001}]
 GROUP_NORM = ["group", {"num_groups": 32}]
-# of the networks that are not trained on whole scans yet
+# the papers'
 PAPER_WINDOW = {"hu_window": [0, 255]}
 
 
@@ -50,6 +50,7 @@ VARIANTS = (
         network={"channels": [64, 128, 256, 512, 1024]},
         preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.001},
+        stages=("short_3",),
     ),
     Variant(
         name="kits_wp_unet_segmentation",
