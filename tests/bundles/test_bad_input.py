@@ -222,7 +222,7 @@ def test_an_unfinished_run_on_other_cases_is_not_gone_on_with(bundle, data):
 WRONG_SETTINGS = {
     "keep": (TRAIN, {"keep": "first"}, "keep must be 'best' or 'last', got keep='first'"),
     "pretrained": (TRAIN, {"pretrained": "nowhere.pt"}, "nowhere.pt: no weights here"),
-    "window": (TRAIN, {"windows": "{'40': 1}"}, "height and width must be divisible by 16, got 40 x 40"),
+    "window": (TRAIN, {"windows": "{'40': 1}"}, "windows: expected multiples of 16 pixels, found [40]."),
     "windows": (TRAIN, {"windows": "{'640': 1}"}, "windows: expected slices"),
     "kind of view": (TRAIN, {"view_shares": "{'near': 1}"}, "expected foreground, negative, hard, found near"),
     "no share": (TRAIN, {"view_shares": "{'negative': 1}"}, "expected a share of foreground views above 0"),
