@@ -2,7 +2,7 @@
 How much a network doubts: it segments the mirrored image, too, and the two label maps are compared.
 
 A network is not trained to say how sure it is, but where it guesses, it guesses otherwise in the mirror. What an
-agreement is worth was measured for the weights that ship on held-out patients (`scripts/calibrate_doubt.py`): their
+agreement is worth was measured for the weights that ship on held-out patients (`scripts/study_trust.py`): their
 agreements, cut into thirds, are high, medium and low doubt, with the Dice that each third had. For other weights there
 is an agreement and no level. The patients are slices around the kidneys: a whole scan has more to disagree about.
 """
