@@ -1,1 +1,0 @@
-"""The door: what segments a scan, from Python and from the command line."""

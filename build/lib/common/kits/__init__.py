@@ -1,1 +1,0 @@
-"""KiTS cases, slices, inference, metrics and pictures; knows no network."""

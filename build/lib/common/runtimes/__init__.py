@@ -1,1 +1,0 @@
-"""The same network elsewhere: exported, quantized and run by other runtimes."""
