@@ -114,7 +114,11 @@ def _check_fields(path: Path, fields: Mapping[str, str]) -> None:
         content = content.partition(b"ElementDataFile")[2].partition(b"\n")[2]
     stream, problem = zlib.decompressobj(zlib.MAX_WBITS + 32), ""
     try:
-        stream.decompress(content[: int(size)])
+        rest = content[: int(size)]
+        while rest and not stream.eof:  # piece by piece, for nothing of it is kept
+            stream.decompress(rest, 2**24)
+            rest = stream.unconsumed_tail
+        stream.flush()
     except zlib.error as error:
         problem = str(error)
     if problem or not stream.eof:
