@@ -205,7 +205,7 @@ class SliceCache(Dataset):
 
 def to_batch(slices: np.ndarray) -> dict[str, torch.Tensor]:
     """Slices (B, 2, H, W), uint8, as {"image": float in [0, 1], "label": float}, each (B, 1, H, W)."""
-    image, label = torch.from_numpy(np.ascontiguousarray(slices.swapaxes(0, 1)))[:, :, None]
+    image, label = torch.from_numpy(np.array(slices.swapaxes(0, 1), order="C"))[:, :, None]
     return {"image": scale_intensity(image), "label": label.float()}
 
 
