@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import report_input_errors
-from studies.protocol import find_variant
 from studies.publishing import publish
-from zoo.rendering import BUNDLES, write_bundle
 from zoo.variants import VARIANTS
 
 EXAMPLE = "example: python scripts/publish.py --network kits_pocket_unet_segmentation --dataset-dir D1 D2 D3"
@@ -27,7 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(arguments)
     report_input_errors()
     record = publish(arguments.network, arguments.dataset_dir, arguments.training)
-    write_bundle(find_variant(arguments.network), BUNDLES)
     print(json.dumps(record, indent=1))
     return 0
 

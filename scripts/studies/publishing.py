@@ -14,7 +14,7 @@ from common.kits.cases import read_split
 from common.kits.scores import write_table
 from common.networks.weights import read_weights, write_weights
 from zoo.records import HOLD_OUT, RECORDS, REPOSITORY, find_labelled, read_record, score_bundle, write_record
-from zoo.rendering import BUNDLES
+from zoo.rendering import BUNDLES, write_bundle
 
 from .protocol import STAGES, VIEWS_PER_EPOCH, find_variant
 
@@ -25,7 +25,7 @@ TRAINED_ON = "{views:,} views of crops and slices of {patients} KiTS19 patients 
 
 def publish(name: str, folders: Sequence[Path], training: Path | None) -> dict[str, Any]:
     """
-    Take over what `studies.protocol.train` made of a bundle's network, and score it.
+    Take over what `studies.protocol.train` made of a bundle's network, render its bundle, and score it.
 
     Args:
         folders: KiTS folders with the held-out patients and the whole scan.
@@ -50,8 +50,11 @@ def publish(name: str, folders: Sequence[Path], training: Path | None) -> dict[s
             views=VIEWS_PER_EPOCH * sum(STAGES[stage].epochs for stage in variant.stages),
             patients=len([case for case in _read_patients(training) if not case.startswith("case_9")]),
         )
+    # what is scored is what ships: inference.json as the network is now, not as it was before this training
+    write_bundle(variant, BUNDLES)
     record |= score_bundle(BUNDLES / name, cases, REPOSITORY / HOLD_OUT)
     write_record(name, record)
+    write_bundle(variant, BUNDLES)
     return record
 
 

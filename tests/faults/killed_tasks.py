@@ -133,7 +133,6 @@ def publish(folder: Path) -> None:
     record = records.read_record(POCKET)
     publishing.score_bundle = lambda *_: {key: record[key] for key in ("patients", "without_kidney", "scan")}
     publishing.publish(POCKET, [], folder.parent / "training")
-    rendering.write_bundle(publishing.find_variant(POCKET), folders["BUNDLES"])
 
 
 TASKS = [train, segment, prune, package, export, publish]
