@@ -17,7 +17,7 @@ NAMES = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 @contextmanager
-def replace_file(path: str | os.PathLike) -> Iterator[Path]:
+def write_whole(path: str | os.PathLike) -> Iterator[Path]:
     """
     Give a temporary name beside a path to write to, and rename it to the path once all is written.
 

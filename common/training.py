@@ -22,7 +22,7 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from .errors import InputError
-from .files import replace_file
+from .files import write_whole
 from .kits.cases import check_output, find_cases
 from .kits.preprocessing import choose_classes
 from .kits.slices import to_batch
@@ -295,7 +295,7 @@ class RunKeeper:
             save_weights(fold_batch_norm(self.parts["network"]), self.weights_path)
         state = {name: part.state_dict() for name, part in self.parts.items()}
         progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-        with replace_file(self.checkpoint_path) as temporary:
+        with write_whole(self.checkpoint_path) as temporary:
             torch.save(state | progress | {"best": best, "run": self._describe_run(engine)}, temporary)
 
     def complete(self, engine: Trainer) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from common.errors import report_input_errors
-from common.files import check_output_file, replace_file
+from common.files import check_output_file, write_whole
 from common.runtimes.packages import describe_cpu
 from common.runtimes.plain import count_threads
 from studies.roofline import measure_networks
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results["tables"]["Roofline"] = measure_networks(arguments.rounds)
     print(format_results(results))
     if arguments.output:
-        with replace_file(arguments.output) as temporary:
+        with write_whole(arguments.output) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")
     return 0
 

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from common.errors import InputError, report_input_errors
-from common.files import replace_file
+from common.files import write_whole
 from common.kits.cases import find_cases
 from common.kits.preprocessing import SliceGrid, spacing_in_ras
 from common.kits.slices import prepare_slices
@@ -49,7 +49,7 @@ def pack(folders: Sequence[Path], output: Path, grid: SliceGrid) -> None:
     """
     with (
         tempfile.TemporaryDirectory() as cache_dir,
-        replace_file(output) as temporary,
+        write_whole(output) as temporary,
         tarfile.open(temporary, "w:xz") as archive,
     ):
         for folder in folders:

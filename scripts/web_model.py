@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.bundle_folder import open_bundle, read_slice_size
 from common.errors import InputError, report_input_errors
-from common.files import hash_file, replace_file
+from common.files import hash_file, write_whole
 from common.runtimes.export import export_bundle
 from zoo.rendering import BUNDLES
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "grid": asdict(config.get_parsed_content("grid")),
     }
     os.replace(export_bundle(arguments.bundle, "onnx", arguments.output), arguments.output / "model.onnx")
-    with replace_file(arguments.output / "settings.json") as temporary:
+    with write_whole(arguments.output / "settings.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=4) + "\n")
     print(arguments.output)
     return 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.files import replace_file
+from common.files import write_whole
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -16,7 +16,7 @@ def test_the_file_appears_whole_once_all_is_written(tmp_path, old):
     path = tmp_path / "report.html"
     if old is not None:
         path.write_text(old)
-    with replace_file(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_text("ne")
         assert (path.read_text() if path.exists() else None) == old, "nobody may read half of the new file"
         temporary.write_text("new")
@@ -30,14 +30,14 @@ def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path, old, error)
     if old is not None:
         path.write_text(old)
     before = contents(tmp_path)
-    with pytest.raises(error), replace_file(path) as temporary:
+    with pytest.raises(error), write_whole(path) as temporary:
         temporary.write_text("half")
         raise error("while writing")
     assert contents(tmp_path) == before
 
 
 def test_an_error_before_anything_is_written_keeps_its_name(tmp_path):
-    with pytest.raises(ValueError, match="first"), replace_file(tmp_path / "report.html"):
+    with pytest.raises(ValueError, match="first"), write_whole(tmp_path / "report.html"):
         raise ValueError("first")
     assert contents(tmp_path) == {}
 
@@ -45,7 +45,7 @@ def test_an_error_before_anything_is_written_keeps_its_name(tmp_path):
 @pytest.mark.parametrize("name", ["model.pt", "case_00000.nii.gz", "LICENSE", ".hidden.json"])
 def test_the_temporary_name_lies_beside_the_path_and_keeps_its_suffixes(tmp_path, name):
     path = tmp_path / name
-    with replace_file(path) as temporary:
+    with write_whole(path) as temporary:
         assert temporary.parent == path.parent and temporary != path
         # what chooses its format by the end of the name, as nibabel does, must choose the same
         assert temporary.name.endswith(name)
@@ -54,19 +54,19 @@ def test_the_temporary_name_lies_beside_the_path_and_keeps_its_suffixes(tmp_path
 
 
 def test_parents_are_created(tmp_path):
-    with replace_file(tmp_path / "a" / "b" / "c.txt") as temporary:
+    with write_whole(tmp_path / "a" / "b" / "c.txt") as temporary:
         temporary.write_text("deep")
     assert contents(tmp_path / "a" / "b") == {"c.txt": "deep"}
 
 
 def test_a_string_will_do(tmp_path):
-    with replace_file(str(tmp_path / "c.txt")) as temporary:
+    with write_whole(str(tmp_path / "c.txt")) as temporary:
         temporary.write_text("text")
     assert contents(tmp_path) == {"c.txt": "text"}
 
 
 def test_neighbours_are_left_alone(tmp_path):
     (tmp_path / "neighbour.txt").write_text("here")
-    with replace_file(tmp_path / "c.txt") as temporary:
+    with write_whole(tmp_path / "c.txt") as temporary:
         temporary.write_text("text")
     assert contents(tmp_path) == {"neighbour.txt": "here", "c.txt": "text"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from monai.config import PathLike
 
-from ..files import replace_file
+from ..files import write_whole
 from ..kits.terms import SCHEME, TERMS, Code, Term, parse_color
 from ..runtimes.packages import import_package
 
@@ -37,7 +37,7 @@ def write_seg_nrrd(path: PathLike, label_map: np.ndarray, affine: np.ndarray) ->
         "containedRepresentationNames": ["Binary labelmap"],
         "segments": [_describe(term) for term in TERMS],
     }
-    with replace_file(path) as temporary:
+    with write_whole(path) as temporary:
         slicerio.write_segmentation(str(temporary), segmentation, compression_level=1)
 
 

@@ -17,7 +17,7 @@ from monai.engines import IterationEvents, SupervisedEvaluator
 from monai.utils import ImageMetaKey
 
 from ..errors import InputError, describe_failure
-from ..files import replace_file
+from ..files import write_whole
 from .cases import name_case
 from .metrics import find_protocol
 from .overlay import draw_overlay
@@ -151,7 +151,7 @@ class CaseScores(CaseHandler):
         rows, counts = zip(*scored)
         summary = summarize_cases(rows, counts, self.protocol)
         write_table(rows, self.output_dir / "metrics.csv")
-        with replace_file(self.output_dir / "summary.json") as temporary:
+        with write_whole(self.output_dir / "summary.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=1) + "\n")
         for line in [*describe_summary(summary), f"tables: {self.output_dir}"]:
             logger.info(line)

@@ -18,7 +18,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ..files import PathLike, replace_file
+from ..files import PathLike, write_whole
 from .volumes import list_files
 
 # keys of an image's metadata: its header's bytes, little-endian, and its path, which MONAI calls so
@@ -51,7 +51,7 @@ def write_mask(path: PathLike, mask: np.ndarray, meta: Mapping[str, Any], finger
     header["pixdim"][SPATIAL_PIXDIM:] = 1
     header["descrip"] = fingerprint
     image = kind(mask, None, header)
-    with replace_file(path) as temporary, temporary.open("wb") as file:
+    with write_whole(path) as temporary, temporary.open("wb") as file:
         if str(path).endswith(".gz"):
             # without a name or a time, so that the same mask is the same file; ISA-L, faster still, does not always
             # make the same of the same bytes

@@ -28,7 +28,7 @@ from torch.export import Dim, ExportedProgram
 from ..bundle_folder import find_bundle, open_bundle
 from ..bundle_path import check_weights
 from ..errors import InputError
-from ..files import PathLike, hash_file, replace_file
+from ..files import PathLike, hash_file, write_whole
 from ..networks import fold_weight_standardization
 from .packages import import_package
 from .plain import METADATA, describe_definition, mark_network
@@ -115,7 +115,7 @@ def export_network(network: nn.Module, path: Path, metadata: dict[str, Any]) -> 
         InputError: when a package is missing, the network has no `size_divisor`, or the file cannot be written.
     """
     named = prepare_network(network)
-    write_whole(path, WRITERS[path.suffix](named, describe_export(named, metadata)))
+    write_files(path, WRITERS[path.suffix](named, describe_export(named, metadata)))
 
 
 def prepare_network(network: nn.Module) -> NamedNetwork:
@@ -142,7 +142,7 @@ def list_divisors(network: nn.Module) -> list[int]:
     return getattr(network, "size_divisors", [network.size_divisor] * 2)
 
 
-def write_whole(path: Path, files: Mapping[str, bytes]) -> None:
+def write_files(path: Path, files: Mapping[str, bytes]) -> None:
     """
     Write the files of one export, content by suffix, all or none of them.
 
@@ -152,7 +152,7 @@ def write_whole(path: Path, files: Mapping[str, bytes]) -> None:
     try:
         with ExitStack() as stack:
             for suffix, content in files.items():
-                stack.enter_context(replace_file(path.with_suffix(suffix))).write_bytes(content)
+                stack.enter_context(write_whole(path.with_suffix(suffix))).write_bytes(content)
             if len(files) > 1:
                 path.unlink(missing_ok=True)  # an old graph must never stand beside new weights
     except OSError as error:

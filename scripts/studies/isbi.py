@@ -26,7 +26,7 @@ from skimage.morphology import thin
 from torch import nn
 
 from common.errors import InputError
-from common.files import replace_file
+from common.files import write_whole
 from common.kits.metrics import summarize
 from common.kits.pairs import PairSlices, PairViews, find_pairs
 from common.networks import LiteUNet, initialize_as
@@ -216,7 +216,7 @@ def _describe(settings: Settings) -> dict[str, str]:
 
 def write_rows(rows: Sequence[Mapping[str, str]], table: Path) -> None:
     """Write a table in one piece."""
-    with replace_file(table) as temporary, temporary.open("w", newline="") as file:
+    with write_whole(table) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from common.errors import InputError
-from common.files import replace_file
+from common.files import write_whole
 from common.partitioning.algorithms import partition, tabulate
 from zoo.pages import format_markdown_table, replace_section
 
@@ -209,11 +209,11 @@ def write_report(
     replace_section(page, "measured", format_measured(rows, work, link, setting))
     replace_section(page, "forecast", format_forecast(forecast))
     replace_section(page, "cohort", format_cohort())
-    with replace_file(folder / "partitioning.csv") as temporary, temporary.open("w", newline="") as file:
+    with write_whole(folder / "partitioning.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    with replace_file(folder / "partitioning.png") as temporary:
+    with write_whole(folder / "partitioning.png") as temporary:
         draw(rows, forecast).savefig(temporary, dpi=110, metadata={"Software": None})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from common.files import replace_file
+from common.files import write_whole
 from common.kits.overlay import COLORS
 from common.kits.volumes import LABELS
 
@@ -35,7 +35,7 @@ def draw_scan(
         axes.imshow(projected, aspect=aspect, interpolation="nearest", **shown)
         axes.set_title(title, fontsize=10)
         axes.axis("off")
-    with replace_file(path) as temporary:
+    with write_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 

@@ -13,7 +13,7 @@ from common.kits.cases import find_cases
 from common.kits.metrics import pooled_dice
 from common.runtimes.packages import has_bf16
 from common.runtimes.quantize import INT8, export_int8
-from zoo.held_out import CLASSES, count_voxels, read_label_in_ras
+from zoo.held_out import CLASSES, read_label_in_ras, tally_voxels
 from zoo.pages import format_markdown_table
 from zoo.rendering import BUNDLES
 from zoo.variants import VARIANTS, Variant
@@ -51,7 +51,7 @@ def measure_dice(bundle: Path, dataset_dir: Path) -> dict[str, dict[str, float]]
 
 def pool_dice(segmenter: Segmenter, cases: Sequence[Mapping[str, str]]) -> dict[str, float]:
     """Dice of cases that are segmented now, all voxels taken together."""
-    counts = [count_voxels(segmenter.segment(case).prediction, read_label_in_ras(case)[0]) for case in cases]
+    counts = [tally_voxels(segmenter.segment(case).prediction, read_label_in_ras(case)[0]) for case in cases]
     return dict(zip(CLASSES, pooled_dice(torch.cat(counts)).tolist()))
 
 

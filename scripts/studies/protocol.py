@@ -17,7 +17,7 @@ from typing import Any
 from common.app.workflows import NOT_COPIED, run_configs
 from common.bundle_folder import open_bundle
 from common.errors import InputError
-from common.files import replace_file
+from common.files import write_whole
 from zoo.rendering import BUNDLES, count_complexity
 from zoo.variants import ROWS, VARIANTS, Variant
 
@@ -101,7 +101,7 @@ def train(
     weights = start and start.resolve()
     for stage in variant.stages:
         weights = _run_stage(folder, stage, folders, split, seed, weights, bfloat16)
-    with replace_file(folder / "models/model.pt") as temporary:
+    with write_whole(folder / "models/model.pt") as temporary:
         shutil.copyfile(weights, temporary)
     return folder
 

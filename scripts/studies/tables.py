@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from common.compression.complexity import measure_complexity
-from common.files import replace_file
+from common.files import write_whole
 from zoo.held_out import CLASSES
 from zoo.pages import format_markdown_table, read_table, replace_section, write_figure
 from zoo.records import RECORDS, REPOSITORY, read_record
@@ -55,7 +55,7 @@ def write_commands(path: Path) -> None:
     command = [sys.executable, "-m", "typer", "common.app.cli", "utils", "docs", "--name", "kits-lite"]
     written = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
     title = "# Commands\n\nWritten by `python scripts/build_tables.py` from the commands themselves.\n"
-    with replace_file(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_text(title + written.partition("\n")[2], encoding="utf-8")
 
 

@@ -18,11 +18,11 @@ from scipy.stats import spearmanr
 
 from common.app.doubt import LEVELS
 from common.app.segmenter import Segmenter
-from common.files import replace_file
+from common.files import write_whole
 from common.kits.findings import describe_findings, find_midline
 from common.kits.metrics import pooled_dice
 from common.kits.scan_warnings import PHASE_HU, find_scan_warnings, is_liver_on_the_left, measure_kidney_hu
-from zoo.held_out import count_voxels, read_label_in_ras
+from zoo.held_out import read_label_in_ras, tally_voxels
 from zoo.pages import format_markdown_table, replace_section
 from zoo.records import SCAN, select_held_out
 from zoo.variants import VARIANTS
@@ -46,8 +46,8 @@ def study(bundle: Path, cases: Sequence[Mapping[str, str]], split_file: Path) ->
         label, _ = read_label_in_ras(case)
         segmentation = segmenter.segment(case)
         row = rows.setdefault(case["case"], {"counts": [], "mirrored": [], "phase": [], "sides": [], "exchanged": []})
-        row["counts"].append(count_voxels(segmentation.prediction, label))
-        row["mirrored"].append(count_voxels(segmentation.prediction, segmentation.mirrored))
+        row["counts"].append(tally_voxels(segmentation.prediction, label))
+        row["mirrored"].append(tally_voxels(segmentation.prediction, segmentation.mirrored))
         volumes = segmentation.image, segmentation.prediction, segmentation.spacing_mm
         row["phase"].append(measure_kidney_hu(*volumes[:2], segmenter.hu_window))
         row["sides"].append(is_liver_on_the_left(*volumes, segmenter.hu_window))
@@ -118,7 +118,7 @@ def write_study(name: str, study: Mapping[str, Any], record: Path, calibration: 
     studies = [known[variant.name] for variant in VARIANTS if variant.name in known]
     calibrations = {study["sha256"]: study["calibration"] for study in studies}
     for path, content in ((record, known), (calibration, calibrations)):
-        with replace_file(path) as temporary:
+        with write_whole(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
     replace_section(page, "doubt", format_markdown_table([row for study in studies for row in _list_levels(study)]))
     replace_section(page, "warnings", format_markdown_table([_format_warnings(study) for study in studies]))

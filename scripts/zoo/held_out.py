@@ -66,7 +66,7 @@ def score_held_out(predict: Predict, cases: Sequence[Mapping[str, str]]) -> dict
                 with_tumor.add(case["case"])
                 if ((labelled == TUMOR) & (predicted == TUMOR)).any():
                     found.add(case["case"])
-        counts.setdefault(case["case"], []).append(count_voxels(prediction, label))
+        counts.setdefault(case["case"], []).append(tally_voxels(prediction, label))
     dice = {name: pooled_dice(torch.cat(parts)).tolist() for name, parts in counts.items()}
     rows = [{"case": name, **dict(zip(CLASSES, values))} for name, values in dice.items()]
     pooled = pooled_dice(torch.cat(sum(counts.values(), []))).tolist()
@@ -97,7 +97,7 @@ def score_scan(predict: Predict, case: Mapping[str, str]) -> dict[str, Any]:
     """
     label, spacing_mm = read_label_in_ras(case)
     prediction = predict(case)
-    dice = pooled_dice(count_voxels(prediction, label)).tolist()
+    dice = pooled_dice(tally_voxels(prediction, label)).tolist()
     holds = np.flatnonzero(label.any(axis=(0, 1)))
     outside = np.ones(label.shape[2], bool)
     outside[holds[0] : holds[-1] + 1] = False
@@ -106,7 +106,7 @@ def score_scan(predict: Predict, case: Mapping[str, str]) -> dict[str, Any]:
     return {"case": case["case"], "slices": label.shape[2], **scores, "invented_ml": round(float(invented), 3)}
 
 
-def count_voxels(prediction: np.ndarray, label: np.ndarray) -> torch.Tensor:
+def tally_voxels(prediction: np.ndarray, label: np.ndarray) -> torch.Tensor:
     """Voxels of one case for `pooled_dice`: (1, classes, 3 = intersection, predicted, labelled)."""
     maps = (torch.from_numpy(np.ascontiguousarray(volume))[None, None] for volume in (prediction, label))
     return PooledDice(KITS19.name)(*maps)

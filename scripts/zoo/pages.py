@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.errors import InputError
-from common.files import replace_file
+from common.files import write_whole
 
 # the keyword of a PNG's text
 SHOWN = "Description"
@@ -33,13 +33,13 @@ def replace_section(page: Path, name: str, content: str) -> None:
     )
     if count != 1:
         raise InputError(f"{page}: expected one place between <!-- {name} --> and <!-- /{name} -->, found {count}.")
-    with replace_file(page) as temporary:
+    with write_whole(page) as temporary:
         temporary.write_text(text)
 
 
 def write_figure(path: Path, figure: Figure, shown: object) -> None:
     """Write a PNG that carries the numbers it shows, so that a test sees where it is older than they are."""
-    with replace_file(path) as temporary:
+    with write_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={SHOWN: json.dumps(shown)})
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from common.app.segmenter import Segmenter
 from common.errors import InputError
-from common.files import replace_file
+from common.files import write_whole
 from common.kits.cases import find_cases, read_split
 
 from .held_out import score_held_out, score_scan
@@ -38,7 +38,7 @@ def read_record(name: str, folder: Path | None = None) -> dict[str, Any]:
 
 def write_record(name: str, record: Mapping[str, Any]) -> None:
     """Write the record of a network in one piece."""
-    with replace_file(RECORDS / f"{name}.json") as temporary:
+    with write_whole(RECORDS / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from common import __version__
 from common.app.card import NO_WEIGHTS, count_complexity, count_zeros, describe_weights, render_weights
 from common.bundle_folder import PACKAGE
-from common.files import replace_file
+from common.files import write_whole
 from common.kits.terms import SCHEME, TERMS
 from common.networks import LiteUNet, load_weights
 
@@ -250,7 +250,7 @@ def write_bundle(variant: Variant, bundles_dir: Path) -> Path:
     bundle_dir = bundles_dir / variant.name
     files = render(variant)
     for name, content in files.items():
-        with replace_file(bundle_dir / name) as temporary:
+        with write_whole(bundle_dir / name) as temporary:
             temporary.write_bytes(content)
     for name in _find_foreign(bundle_dir, files):
         (bundle_dir / name).unlink()

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from common.bundle_path import find_bundle
-from common.files import replace_file
+from common.files import write_whole
 from common.runtimes.export import export_bundle
 from common.runtimes.plain import SHIPPED
 from common.runtimes.scans import WEIGHTS
@@ -26,6 +26,6 @@ def write_shipped(bundle: str | Path) -> Path:
     shipped = (find_bundle(bundle) / WEIGHTS).with_name(SHIPPED)
     with tempfile.TemporaryDirectory() as folder:
         content = export_bundle(bundle, "onnx", folder).read_bytes()
-    with replace_file(shipped) as temporary:
+    with write_whole(shipped) as temporary:
         temporary.write_bytes(content)
     return shipped

@@ -11,7 +11,7 @@ import torch
 from nibabel.affines import voxel_sizes
 
 from ..errors import InputError
-from ..files import NAMES, PathLike, replace_file
+from ..files import NAMES, PathLike, write_whole
 from .cases import find_case_folders, name_case, read_case_folder
 from .metrics import KITS19, PooledDice, Protocol, pooled_dice, score_case, summarize, worst_cases
 from .volumes import NIFTI_SUFFIXES, check_same_grid, open_volume, read_label
@@ -63,7 +63,7 @@ def describe_summary(summary: Mapping) -> list[str]:
 
 def write_table(rows: Sequence[Mapping[str, object]], path: PathLike) -> None:
     """Write rows that share their columns as CSV, in one piece."""
-    with replace_file(path) as temporary, temporary.open("w", newline="", **NAMES) as file:
+    with write_whole(path) as temporary, temporary.open("w", newline="", **NAMES) as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

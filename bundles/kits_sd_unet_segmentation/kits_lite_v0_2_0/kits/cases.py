@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..files import PathLike, check_apart, check_writable, replace_file
+from ..files import PathLike, check_apart, check_writable, write_whole
 from .dicom_series import list_series
 from .geometry import HU_WINDOW
 from .itk_images import DICOM_SUFFIXES
@@ -285,7 +285,7 @@ def read_split(path: PathLike) -> dict[str, list[str]]:
 
 def write_split(split: Mapping[str, Sequence[str]], path: PathLike) -> None:
     """Write a split file in one piece."""
-    with replace_file(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_text(json.dumps(split, indent=1) + "\n")
 
 

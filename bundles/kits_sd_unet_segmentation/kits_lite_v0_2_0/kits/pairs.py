@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
 
 from ..errors import InputError
-from ..files import replace_file
+from ..files import write_whole
 from .cases import read_split, select_labelled, split_cases, write_split
 from .preprocessing import check_window, window_hu
 from .slices import SliceCache
@@ -169,7 +169,7 @@ class PairCache(SliceCache):
             try:
                 if not self.files[-1].is_file():
                     slices = read_pair(pair, window, values, in_channels)
-                    with replace_file(self.files[-1]) as temporary:
+                    with write_whole(self.files[-1]) as temporary:
                         np.save(temporary, slices)
             except InputError as error:
                 problems.append(str(error))

@@ -19,7 +19,7 @@ from nibabel.orientations import io_orientation
 from torch.utils.data import Dataset
 
 from ..errors import InputError
-from ..files import PathLike, replace_file
+from ..files import PathLike, write_whole
 from .cases import name_case, read_case
 from .preprocessing import (
     HU_WINDOW,
@@ -143,7 +143,7 @@ def _prepare_case(case: Mapping[str, str], file: Path, grid: SliceGrid, hu_windo
             where = slice(start, start + SLICES_AT_ONCE)
             slices[where, 0] = _resize(image[..., where], size, one_hot=False)
             slices[where, 1] = _resize(label[..., where], size, one_hot=True)
-        with replace_file(file) as temporary:
+        with write_whole(file) as temporary:
             np.save(temporary, slices)
         for stale in file.parent.glob(f"{escape(file.name.rsplit('-', 1)[0])}-*.npy"):
             if stale != file:

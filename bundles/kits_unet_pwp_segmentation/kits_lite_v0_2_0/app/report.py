@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from scipy import ndimage
 
-from ..files import NAMES, replace_file
+from ..files import NAMES, write_whole
 from ..kits.metrics import measure_case
 from ..kits.overlay import COLORS, LINE_STYLES, turn_axial
 from ..kits.preprocessing import HU_WINDOW
@@ -128,7 +128,7 @@ def _render(path: str | os.PathLike, page: str, context: Mapping[str, object]) -
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"pretty": _prettify, "number": _format_number}
     template = environment.get_template("report.html.j2")
-    with replace_file(path) as temporary:
+    with write_whole(path) as temporary:
         stream = template.stream(page=page, colors=COLORS, line_styles=LINE_STYLES, **context)
         stream.dump(str(temporary), **NAMES)
 

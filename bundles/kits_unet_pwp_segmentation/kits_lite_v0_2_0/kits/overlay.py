@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..files import replace_file
+from ..files import write_whole
 from .volumes import LABELS
 
 COLORS = {"kidney": "#00c8ff", "tumor": "#ff4d3d"}  # apart for colour-blind eyes too
@@ -60,7 +60,7 @@ def draw_overlay(
             pretty = "kidney and tumour" if name == "kidney" else "tumour"
             entries.append(Line2D([], [], color=color, linestyle=LINE_STYLES[source], label=f"{pretty}, {source}"))
     figure.legend(handles=entries, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    with replace_file(path) as temporary:
+    with write_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..files import replace_file
+from ..files import write_whole
 from ..kits.scan_warnings import ScanWarning
 
 SCHEMA = Path(__file__).with_name("report.schema.json")
@@ -83,7 +83,7 @@ def make_manifest(bundle: Path, rows: Sequence[Mapping[str, object]], problems: 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write JSON in one piece."""
-    with replace_file(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

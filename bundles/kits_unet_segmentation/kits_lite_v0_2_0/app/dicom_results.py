@@ -25,7 +25,7 @@ from pydicom.valuerep import DSfloat as DS
 
 from .. import __version__
 from ..errors import InputError
-from ..files import replace_file
+from ..files import write_whole
 from ..kits.dicom_series import choose_series, read_order
 from ..kits.itk_images import is_dicom
 from ..kits.terms import SCHEME, TERMS, Code, Term, parse_color
@@ -186,7 +186,7 @@ def make_report(
 
 def write_dicom(path: PathLike, dataset: pydicom.Dataset) -> None:
     """Write a DICOM file in one piece."""
-    with replace_file(path) as temporary, _quiet():
+    with write_whole(path) as temporary, _quiet():
         dataset.save_as(temporary, enforce_file_format=True)
 
 

@@ -31,7 +31,7 @@ from .export import (
     quiet,
     read_metadata,
     save_openvino,
-    write_whole,
+    write_files,
 )
 from .packages import import_package, open_core
 
@@ -108,7 +108,7 @@ def export_quantized(network: nn.Module, path: Path, metadata: dict[str, Any], s
     # GroupNorm as OpenVINO has it: its 0.06 %, see `RowwiseGroupNorm`, drown in 256 steps, and it is faster
     named = prepare_network(network)
     model = quantize(convert_to_openvino(named), slices)
-    write_whole(path, save_openvino(model, describe_export(named, metadata | {"precision": INT8})))
+    write_files(path, save_openvino(model, describe_export(named, metadata | {"precision": INT8})))
 
 
 def collect_slices(bundle: PathLike, dataset_dir: PathLike) -> tuple[list[np.ndarray], list[str]]:

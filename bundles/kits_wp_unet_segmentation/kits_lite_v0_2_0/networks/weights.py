@@ -12,7 +12,7 @@ from torch import nn
 
 from ..bundle_path import check_weights
 from ..errors import InputError
-from ..files import replace_file
+from ..files import write_whole
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike | None) -> nn.Module:
@@ -72,7 +72,7 @@ def write_weights(weights: Mapping[str, torch.Tensor], path: str | os.PathLike) 
             target.writestr(stamped, source.read(record), zipfile.ZIP_DEFLATED)
     # dense float32 shrinks by 7 %: not worth the time of loading
     smaller = deflated if len(deflated.getbuffer()) < 0.9 * len(plain.getbuffer()) else plain
-    with replace_file(path) as temporary:
+    with write_whole(path) as temporary:
         temporary.write_bytes(smaller.getbuffer())
 
 

@@ -43,7 +43,7 @@ def join_processes(output_dir: Path) -> Iterator[tuple[int, int]]:
     Join the processes that torchrun started, gloo between CPUs and nccl between GPUs.
 
     Args:
-        output_dir: where they write with `replace_file`.
+        output_dir: where they write with `write_whole`.
 
     Yields:
         rank, world size.
