@@ -34,4 +34,6 @@ def test_the_operator_segments_as_the_bundle_does(pocket, form, tmp_path, monkey
         )
     monkeypatch.chdir(tmp_path)
     found = infer(path, CONFIGS, tmp_path, volume, AFFINE)
-    np.testing.assert_array_equal(found, expected.T)
+    # a voxel that lies between two classes may go to either: TorchScript rounds as it fuses, which CPUs do differently
+    assert found.shape == expected.T.shape
+    assert np.count_nonzero(found != expected.T) <= (0 if form == "folder" else found.size / 10_000)

@@ -142,6 +142,7 @@ def test_missing_images_weights_and_packages_are_one_line_and_nothing_is_written
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # the dense U-Net in three precisions
 @needs_slices
 @pytest.mark.parametrize("name", NAMES)
 def test_dice_of_the_real_slices_changes_by_at_most_0_005(name):

@@ -167,6 +167,10 @@ def quantize(model: Any, slices: Sequence[np.ndarray]) -> Any:
             preset=nncf.QuantizationPreset.MIXED,
             # validate: most networks have few of them
             ignored_scope=nncf.IgnoredScope(ends, types=list(KEPT_IN_F32), validate=False),
-            # it moves biases so that means fit: UNet-PWP lost foreground by it, no network gained
-            advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                # it moves biases so that means fit: UNet-PWP lost foreground by it, no network gained
+                disable_bias_correction=True,
+                # weights take half of their range: a CPU without VNNI adds two products in 16 bits, which overflow
+                overflow_fix=nncf.OverflowFix.ENABLE,
+            ),
         )
