@@ -3,7 +3,8 @@ What a user can believe of a network: its scores on held-out patients, on slices
 
     patients         the held-out patients' crops and whole slices: Dice pooled and per patient, tumours found
     without_kidney   the held-out patients' whole slices without kidney: how much is invented in them
-    scan             one whole scan: the official Dice, and how much is invented above and below the kidneys
+    scan             one whole scan: the official Dice, and how much is invented above and below the kidneys; the same
+                     where `--keep-largest 2` keeps the two largest pieces
 
 Labels hold 0 background, 1 kidney, 2 tumour; "kidney_and_tumor" is the official KiTS19 kidney, labels above 0.
 """
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from common.kits.components import keep_components
 from common.kits.metrics import KITS19, PooledDice, pooled_dice, summarize
 from common.kits.preprocessing import orient_to_ras, spacing_in_ras
 from common.kits.volumes import open_volume, read_label
@@ -93,17 +95,24 @@ def score_scan(predict: Predict, case: Mapping[str, str]) -> dict[str, Any]:
 
     Returns:
         "kidney_and_tumor", "tumor": the official Dice of KiTS19; "invented_ml": foreground in slices above and below
-        all that is labelled; "slices".
+        all that is labelled; "keep_largest_2": the same three of the two largest pieces alone; "slices".
     """
     label, spacing_mm = read_label_in_ras(case)
-    prediction = predict(case)
-    dice = pooled_dice(tally_voxels(prediction, label)).tolist()
     holds = np.flatnonzero(label.any(axis=(0, 1)))
     outside = np.ones(label.shape[2], bool)
     outside[holds[0] : holds[-1] + 1] = False
-    invented = np.count_nonzero(prediction[..., outside]) * float(np.prod(spacing_mm)) / 1000
-    scores = {name: round(value, 6) for name, value in zip(CLASSES, dice)}
-    return {"case": case["case"], "slices": label.shape[2], **scores, "invented_ml": round(float(invented), 3)}
+
+    def score(prediction: np.ndarray) -> dict[str, float]:
+        dice = pooled_dice(tally_voxels(prediction, label)).tolist()
+        invented = np.count_nonzero(prediction[..., outside]) * float(np.prod(spacing_mm)) / 1000
+        scores = {name: round(value, 6) for name, value in zip(CLASSES, dice)}
+        return scores | {"invented_ml": round(float(invented), 3)}
+
+    prediction = predict(case)
+    scores = score(prediction)
+    kept = prediction.copy()
+    keep_components(kept, spacing_mm, keep_largest=2)
+    return {"case": case["case"], "slices": label.shape[2], **scores, "keep_largest_2": score(kept)}
 
 
 def tally_voxels(prediction: np.ndarray, label: np.ndarray) -> torch.Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import skimage.measure
 import torch
 from bundle_runs import POCKET, ROOT
 from scipy import ndimage
@@ -55,6 +56,12 @@ def measure(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     return scores
 
 
+def keep_two_largest(prediction: np.ndarray) -> np.ndarray:
+    pieces = skimage.measure.label(prediction > 0, connectivity=3)
+    largest = sorted(skimage.measure.regionprops(pieces), key=lambda piece: piece.area)[-2:]
+    return prediction * np.isin(pieces, [piece.label for piece in largest])
+
+
 def count_scores(pairs: dict[str, tuple[np.ndarray, np.ndarray]], spacing_mm: Sequence[float]) -> dict[str, object]:
     """The scores of prediction and label (X, Y, Z) of some patients; the last is the scan, the first two held out."""
     *held_out, scan = pairs
@@ -66,6 +73,11 @@ def count_scores(pairs: dict[str, tuple[np.ndarray, np.ndarray]], spacing_mm: Se
     prediction, label = pairs[scan]
     holds = np.flatnonzero(label.any(axis=(0, 1)))
     outside = [z for z in range(label.shape[2]) if not holds[0] <= z <= holds[-1]]
+
+    def score_scan(prediction: np.ndarray) -> dict[str, float]:
+        invented = np.count_nonzero(prediction[..., outside])
+        return measure([(prediction, label)]) | {"invented_ml": invented * voxel_ml}
+
     pieces = [(ndimage.label(prediction == 2, np.ones((3, 3))), label == 2) for prediction, label in slices]
     false = [
         piece
@@ -91,8 +103,8 @@ def count_scores(pairs: dict[str, tuple[np.ndarray, np.ndarray]], spacing_mm: Se
         "scan": {
             "case": scan,
             "slices": label.shape[2],
-            **measure([pairs[scan]]),
-            "invented_ml": np.count_nonzero(prediction[..., outside]) * voxel_ml,
+            **score_scan(prediction),
+            "keep_largest_2": score_scan(keep_two_largest(prediction)),
         },
     }
 
