@@ -64,8 +64,8 @@ def describe_scores(scores: Mapping[str, Any]) -> list[str]:
     return [
         f"On one whole scan of {scan['slices']} slices: Dice {scan['kidney_and_tumor']:.3f} for kidney and tumour"
         f" together, {scan['tumor']:.3f} for the tumour; {scan['invented_ml']:.1f} ml are invented above and below"
-        f" the kidneys. Where only the two largest pieces stay, `keep_largest` 2: {largest['kidney_and_tumor']:.3f},"
-        f" {largest['tumor']:.3f} and {largest['invented_ml']:.1f} ml.",
+        f" the kidneys. Where only the two largest pieces stay, `keep_largest` 2: {largest['kidney_and_tumor']:.3f} and"
+        f" {largest['tumor']:.3f}; {largest['invented_ml']:.1f} ml are invented.",
         f"On slices of {patients['patients']} patients that no training saw, pooled: Dice"
         f" {patients['pooled']['kidney_and_tumor']:.3f} for kidney and tumour together,"
         f" {patients['pooled']['tumor']:.3f} for the tumour; {patients['tumor_found']} of {patients['with_tumor']}"
