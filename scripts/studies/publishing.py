@@ -44,14 +44,15 @@ def publish(name: str, folders: Sequence[Path], training: Path | None) -> dict[s
         if not weights.is_file():
             raise InputError(f"{training}: expected a complete training, found no models/model.pt; run train.py.")
         curves = list(read_curves(training, variant.stages))
+    # what is scored is what ships, inference.json as the network is now; rendered while weights and record are a pair
+    write_bundle(variant, BUNDLES)
+    if training:
         ship_weights(weights, shipped)
         write_table(curves, RECORDS / f"{name}.csv")
         record["trained_on"] = TRAINED_ON.format(
             views=VIEWS_PER_EPOCH * sum(STAGES[stage].epochs for stage in variant.stages),
             patients=len([case for case in _read_patients(training) if not case.startswith("case_9")]),
         )
-    # what is scored is what ships: inference.json as the network is now, not as it was before this training
-    write_bundle(variant, BUNDLES)
     record |= score_bundle(BUNDLES / name, cases, REPOSITORY / HOLD_OUT)
     write_record(name, record)
     write_bundle(variant, BUNDLES)
