@@ -13,7 +13,7 @@ from zoo.variants import TITLES
 
 def draw_curves(path: Path, names: Sequence[str], folder: Path) -> None:
     """
-    Plot loss and Dice over the epochs, a column a network; a line marks where a stage ends.
+    Plot loss and Dice over the views, a column a network; a line marks where a stage ends.
 
     Args:
         names: of networks with a `<name>.csv` as `studies.publishing.read_curves` gives its rows.
@@ -24,20 +24,20 @@ def draw_curves(path: Path, names: Sequence[str], folder: Path) -> None:
     shown = {}
     for name, (loss, dice) in zip(names, columns):
         rows = read_table(folder / f"{name}.csv")
-        loss.plot([int(row["epoch"]) for row in rows], [float(row["loss"]) for row in rows], linewidth=1)
+        loss.plot([int(row["views"]) for row in rows], [float(row["loss"]) for row in rows], linewidth=1)
         validated = [row for row in rows if row["kidney_dice"]]
         for key, style in (("kidney_dice", "-"), ("tumor_dice", ":")):
             values = [float(row[key]) for row in validated]
-            dice.plot([int(row["epoch"]) for row in validated], values, style, color="C0", linewidth=1)
+            dice.plot([int(row["views"]) for row in validated], values, style, color="C0", linewidth=1)
         for axes in (loss, dice):
             axes.grid(alpha=0.3)
             for before, after in zip(rows, rows[1:]):
                 if before["stage"] != after["stage"]:
-                    axes.axvline(int(before["epoch"]), color="grey", linewidth=0.5)
+                    axes.axvline(int(before["views"]), color="grey", linewidth=0.5)
         loss.set_title(TITLES[name])
         loss.set_yscale("log")
         dice.set_ylim(0, 1)
-        dice.set_xlabel("epoch")
+        dice.set_xlabel("views")
         shown[name] = rows[-1]
     columns[0][0].set_ylabel("loss")
     columns[0][1].set_ylabel("Dice, validation side of the split\n(kidney -, tumour :)")

@@ -10,20 +10,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from common.app.workflows import NOT_COPIED, run_configs
 from common.bundle_folder import open_bundle
 from common.errors import InputError
 from common.files import write_whole
+from zoo.pages import read_table
+from zoo.records import RECORDS
 from zoo.rendering import BUNDLES, count_complexity
 from zoo.variants import ROWS, VARIANTS, Variant
 
 SPLITS = Path(__file__).parents[2] / "docs/splits"
 HOLD_OUT, INNER = "hold_out", "inner"
+RECORD = "training.json"
 VIEWS_PER_EPOCH, BATCH_SIZE = 1600, 16
+# after so many views the network is validated, and what it invents is looked for
+VIEWS_TO_VALIDATE = 8000
+VIEWS = 96_000
 
 
 @dataclass(frozen=True)
@@ -32,34 +40,40 @@ class Stage:
     One run of a training.
 
     Args:
-        epochs: of `VIEWS_PER_EPOCH` views each.
+        share: of the training's views.
         settings: values of `train.json` and `prune.json`.
         configs: the configs that run.
-        split: whose training side is trained on, a file of docs/splits; None: the training's own.
     """
 
-    epochs: int
+    share: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     configs: tuple[str, ...] = ("train",)
-    split: str | None = None
 
 
-# docs/protocol.md says how many views every network saw
+# a network that is pruned sees part of its views while zeros grow, over the first half
 STAGES = {
-    "whole": Stage(74),
-    # Pocket U-Net's settings were chosen in this one, without the patients of the inner validation
-    "first": Stage(18, split=INNER),
-    "second": Stage(32),
-    "third": Stage(24, {"learning_rate": 0.002}),
-    # from the weights of version 0.1.0, as long as two CPU cores had time
-    "dense_10": Stage(10),
-    "dense_20": Stage(20),
-    "short_3": Stage(3),
-    "gentle_3": Stage(3, {"learning_rate": 0.005}),
-    # zeros grow over the first half
-    "sparse_8": Stage(8, configs=("train", "prune")),
-    "sparse_14": Stage(14, configs=("train", "prune")),
+    "whole": Stage(),
+    "dense": Stage(5 / 8),
+    "sparse": Stage(3 / 8, configs=("train", "prune")),
 }
+
+
+@dataclass(frozen=True)
+class Length:
+    """
+    How long a training is.
+
+    Args:
+        views: that the network sees, the same for every network that is compared.
+        views_per_epoch: a checkpoint is written after every epoch.
+    """
+
+    views: int = VIEWS
+    views_per_epoch: int = VIEWS_PER_EPOCH
+
+    def count_epochs(self, stage: Stage) -> int:
+        """Epochs of a stage."""
+        return max(1, round(stage.share * self.views / self.views_per_epoch))
 
 
 def train(
@@ -70,6 +84,7 @@ def train(
     seed: int = 0,
     bfloat16: bool = False,
     start: Path | None = None,
+    length: Length = Length(),
 ) -> Path:
     """
     Train a network on the training side of a split.
@@ -79,8 +94,9 @@ def train(
         folders: KiTS folders: crops, whole slices, slices without kidney; see docs/protocol.md.
         output: folder of trainings, `<name>/<split>_<seed>/` for this one.
         split: `"hold_out"`, or `"inner"` to compare settings.
-        bfloat16: train under autocast to bfloat16, see `configs/bfloat16.json`.
+        bfloat16: train under autocast to bfloat16, see `configs/bfloat16.json`; a GPU takes `configs/gpu.json` anyway.
         start: weights to begin with; by default the network's initialization.
+        length: of the training; one that goes on keeps its own.
 
     Returns:
         a bundle folder of its own, with its weights.
@@ -97,13 +113,23 @@ def train(
         part = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         write_untrained(variant, part)
+        earlier = {"earlier_views": _count_earlier_views(name, start)}
+        (part / RECORD).write_text(json.dumps(asdict(length) | earlier) + "\n")
         part.rename(folder)
+    length, _ = read_training(folder)
     weights = start and start.resolve()
     for stage in variant.stages:
-        weights = _run_stage(folder, stage, folders, split, seed, weights, bfloat16)
+        weights = _run_stage(folder, stage, folders, split, seed, weights, bfloat16, length)
     with write_whole(folder / "models/model.pt") as temporary:
         shutil.copyfile(weights, temporary)
     return folder
+
+
+def read_training(training: Path) -> tuple[Length, int]:
+    """The length of a training, and how many views its network had seen before, from its folder."""
+    record = json.loads((training / RECORD).read_text())
+    earlier_views = record.pop("earlier_views")
+    return Length(**record), earlier_views
 
 
 def write_untrained(variant: Variant, folder: Path) -> None:
@@ -118,6 +144,7 @@ def write_untrained(variant: Variant, folder: Path) -> None:
             target = {} if "_target_" in variant.network else config["network_def"]
             base = {key: target[key] for key in ("_target_", "in_channels", "out_channels") if key in target}
             config |= {"network_def": base | variant.network} | (variant.training if path.stem == "train" else {})
+            config["grid"] |= {"divisor": variant.divisor}
         path.write_text(json.dumps(config, indent=4) + "\n")
     metadata = json.loads((folder / "configs/metadata.json").read_text())
     complexity = metadata["complexity"]
@@ -151,8 +178,24 @@ def find_split(split: str) -> Path:
     return SPLITS / f"{split}.json"
 
 
+def _count_earlier_views(name: str, start: Path | None) -> int:
+    """The views that the weights which ship have seen, where a training goes on with them."""
+    shipped = BUNDLES / name / "models/model.pt"
+    if start is None or not shipped.is_file() or shipped.read_bytes() != start.read_bytes():
+        return 0
+    curves = read_table(RECORDS / f"{name}.csv")
+    return int(curves[-1]["views"]) if curves else 0
+
+
 def _run_stage(
-    folder: Path, name: str, folders: Sequence[Path], split: str, seed: int, weights: Path | None, bfloat16: bool
+    folder: Path,
+    name: str,
+    folders: Sequence[Path],
+    split: str,
+    seed: int,
+    weights: Path | None,
+    bfloat16: bool,
+    length: Length,
 ) -> Path:
     """Run a stage, or what is left of it; gives its weights."""
     stage, ckpt_dir = STAGES[name], folder / f"models/{name}"
@@ -161,14 +204,14 @@ def _run_stage(
         return made
     settings = {
         "dataset_dir": [str(path.resolve()) for path in folders],
-        "split_file": find_split(stage.split or split),
+        "split_file": find_split(split),
         "ckpt_dir": f"models/{name}",
         "output_dir": f"eval/{name}",
         "cache_dir": folder.parents[1] / "cache",
-        "epochs": stage.epochs,
-        "views_per_epoch": VIEWS_PER_EPOCH,
+        "epochs": length.count_epochs(stage),
+        "views_per_epoch": length.views_per_epoch,
         "batch_size": BATCH_SIZE,
-        "val_interval": 5,
+        "val_interval": max(1, VIEWS_TO_VALIDATE // length.views_per_epoch),
         "keep": "last",
         "seed": seed,
         **stage.settings,
@@ -176,7 +219,8 @@ def _run_stage(
     if weights:
         settings["pretrained"] = weights.resolve()
     with (folder / "train.log").open("a") as log:
-        succeeded = run_configs(folder, (*stage.configs, *(["bfloat16"] if bfloat16 else [])), settings, log)
+        device = ["gpu"] if torch.cuda.is_available() else ["bfloat16"] if bfloat16 else []
+        succeeded = run_configs(folder, (*stage.configs, *device), settings, log)
     if not succeeded:
         raise InputError(f"{folder / 'train.log'}: stage {name} failed; its own message is at the end.")
     return made

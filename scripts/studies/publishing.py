@@ -13,10 +13,11 @@ from common.errors import InputError
 from common.kits.cases import read_split
 from common.kits.scores import write_table
 from common.networks.weights import read_weights, write_weights
+from zoo.pages import read_table
 from zoo.records import HOLD_OUT, RECORDS, REPOSITORY, find_labelled, read_record, score_bundle, write_record
 from zoo.rendering import BUNDLES, write_bundle
 
-from .protocol import STAGES, VIEWS_PER_EPOCH, find_variant
+from .protocol import STAGES, find_variant, read_training
 
 # larger files of weights ship in half precision
 MAX_WEIGHTS_BYTES = 25e6
@@ -44,13 +45,17 @@ def publish(name: str, folders: Sequence[Path], training: Path | None) -> dict[s
         if not weights.is_file():
             raise InputError(f"{training}: expected a complete training, found no models/model.pt; run train.py.")
         curves = list(read_curves(training, variant.stages))
+        _, earlier_views = read_training(training)
+        # a training that goes on with what shipped continues its curves
+        earlier = [row for row in read_table(RECORDS / f"{name}.csv") if int(row["views"]) <= earlier_views]
+        curves = earlier + [row | {"views": earlier_views + row["views"]} for row in curves]
     # what is scored is what ships, inference.json as the network is now; rendered while weights and record are a pair
     write_bundle(variant, BUNDLES)
     if training:
         ship_weights(weights, shipped)
         write_table(curves, RECORDS / f"{name}.csv")
         record["trained_on"] = TRAINED_ON.format(
-            views=VIEWS_PER_EPOCH * sum(STAGES[stage].epochs for stage in variant.stages),
+            views=int(curves[-1]["views"]),
             patients=len([case for case in _read_patients(training) if not case.startswith("case_9")]),
         )
     record |= score_bundle(BUNDLES / name, cases, REPOSITORY / HOLD_OUT)
@@ -78,7 +83,7 @@ def read_curves(training: Path, stages: Sequence[str]) -> Iterator[dict[str, obj
     Raises:
         InputError: when a stage left no log.
     """
-    epoch = 0
+    (length, _), epoch = read_training(training), 0
     for name in stages:
         log = training / "eval" / name
         if not any(log.glob("events.*")):
@@ -90,11 +95,11 @@ def read_curves(training: Path, stages: Sequence[str]) -> Iterator[dict[str, obj
             key: {event.step: event.value for event in events.Scalars(key)} if key in tags else {}
             for key in ("kidney_dice", "tumor_dice")
         }
-        epochs = STAGES[name].epochs
+        epochs = length.count_epochs(STAGES[name])
         steps = len(losses) // epochs
         for number in range(1, epochs + 1):
             mean = sum(losses[i] for i in range((number - 1) * steps + 1, number * steps + 1)) / steps
-            row = {"stage": name, "epoch": epoch + number, "loss": round(mean, 4)}
+            row = {"stage": name, "views": (epoch + number) * length.views_per_epoch, "loss": round(mean, 4)}
             yield row | {key: round(values[number], 4) if number in values else "" for key, values in dice.items()}
         epoch += epochs
 

@@ -103,7 +103,7 @@ def format_networks(rows: Sequence[Row]) -> str:
                 "parameters": f"{row.parameters:,}",
                 "GFLOP": f"{row.flops / 1e9:.1f}",
                 "whole scan": format_dice(row.scores.get("scan", {})),
-                "its two largest pieces": format_dice(row.scores.get("scan", {}).get("keep_largest_2", {})),
+                "all that is found": format_dice(row.scores.get("scan", {}).get("all_pieces", {})),
                 "new patients": format_dice(row.scores.get("patients", {}).get("pooled", {})),
                 "ms": row.slice_ms,
                 "in bf16": row.slice_ms_bf16,
@@ -120,13 +120,13 @@ def format_scores(rows: Sequence[Row]) -> str:
 
 def _format_row(row: Row) -> dict[str, str]:
     scan, patients, empty = (row.scores[key] for key in ("scan", "patients", "without_kidney"))
-    interval, largest = patients["per_patient"], scan["keep_largest_2"]
+    interval, every = patients["per_patient"], scan["all_pieces"]
     return {
         "network": row.title,
         "scan: kidney + tumour": f"{scan['kidney_and_tumor']:.3f}",
         "tumour": f"{scan['tumor']:.3f}",
         "invented, ml": f"{scan['invented_ml']:.1f}",
-        "with `--keep-largest 2`": f"{format_dice(largest)}, {largest['invented_ml']:.1f} ml",
+        "with `--keep-largest 0`": f"{format_dice(every)}, {every['invented_ml']:.1f} ml",
         "patients, pooled": format_dice(patients["pooled"]),
         "mean of patients (95 %)": ", ".join(
             f"{interval[key]['mean']:.3f} ({interval[key]['ci95_low']:.3f} to {interval[key]['ci95_high']:.3f})"

@@ -4,7 +4,7 @@ What a user can believe of a network: its scores on held-out patients, on slices
     patients         the held-out patients' crops and whole slices: Dice pooled and per patient, tumours found
     without_kidney   the held-out patients' whole slices without kidney: how much is invented in them
     scan             one whole scan: the official Dice, and how much is invented above and below the kidneys; the same
-                     where `--keep-largest 2` keeps the two largest pieces
+                     where all pieces stay, and not the two largest alone
 
 Labels hold 0 background, 1 kidney, 2 tumour; "kidney_and_tumor" is the official KiTS19 kidney, labels above 0.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from common.kits.components import keep_components
+from common.kits.components import AUTO, keep_components
 from common.kits.metrics import KITS19, PooledDice, pooled_dice, summarize
 from common.kits.preprocessing import orient_to_ras, spacing_in_ras
 from common.kits.volumes import open_volume, read_label
@@ -89,13 +89,17 @@ def score_held_out(predict: Predict, cases: Sequence[Mapping[str, str]]) -> dict
     }
 
 
-def score_scan(predict: Predict, case: Mapping[str, str]) -> dict[str, Any]:
+def score_scan(predict: Predict, case: Mapping[str, str], keep_largest: int | str | None = AUTO) -> dict[str, Any]:
     """
     Scores of one whole scan.
 
+    Args:
+        predict: gives the label map (X, Y, Z) in RAS of a case, all pieces of it.
+        keep_largest: see `keep_components`.
+
     Returns:
         "kidney_and_tumor", "tumor": the official Dice of KiTS19; "invented_ml": foreground in slices above and below
-        all that is labelled; "keep_largest_2": the same three of the two largest pieces alone; "slices".
+        all that is labelled; "all_pieces": the same three without `keep_components`; "slices".
     """
     label, spacing_mm = read_label_in_ras(case)
     holds = np.flatnonzero(label.any(axis=(0, 1)))
@@ -108,11 +112,10 @@ def score_scan(predict: Predict, case: Mapping[str, str]) -> dict[str, Any]:
         scores = {name: round(value, 6) for name, value in zip(CLASSES, dice)}
         return scores | {"invented_ml": round(float(invented), 3)}
 
-    prediction = predict(case)
-    scores = score(prediction)
-    kept = prediction.copy()
-    keep_components(kept, spacing_mm, keep_largest=2)
-    return {"case": case["case"], "slices": label.shape[2], **scores, "keep_largest_2": score(kept)}
+    every = predict(case)
+    kept = every.copy()
+    keep_components(kept, spacing_mm, keep_largest)
+    return {"case": case["case"], "slices": label.shape[2], **score(kept), "all_pieces": score(every)}
 
 
 def tally_voxels(prediction: np.ndarray, label: np.ndarray) -> torch.Tensor:

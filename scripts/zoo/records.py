@@ -61,7 +61,7 @@ def score_bundle(
     Raises:
         InputError: when the held-out patients or the scan are not among the cases.
     """
-    segmenter = Segmenter(bundle, backend="torch")
+    segmenter, of_all_pieces = (Segmenter(bundle, backend="torch", keep_largest=value) for value in (None, 0))
     held_out, scans = select_held_out(cases, split_file), [case for case in cases if case["case"] == scan]
     for what, found in (("the patients that are held out", held_out), (f"the whole scan {scan}", scans)):
         if not found:
@@ -70,7 +70,11 @@ def score_bundle(
     def predict(case: Mapping[str, str]):  # noqa: ANN202
         return segmenter.segment(case).prediction
 
-    return {**score_held_out(predict, held_out), "scan": score_scan(predict, scans[0])}
+    def predict_all(case: Mapping[str, str]):  # noqa: ANN202
+        return of_all_pieces.segment(case).prediction
+
+    scores = score_scan(predict_all, scans[0], segmenter.chosen["keep_largest"])
+    return {**score_held_out(predict, held_out), "scan": scores}
 
 
 def find_labelled(folders: Sequence[Path]) -> list[dict[str, str]]:

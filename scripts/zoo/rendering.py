@@ -122,7 +122,7 @@ def read_skeleton(variant: Variant) -> dict[str, bytes]:
             files[str(path.relative_to(SKELETON))] = path.read_bytes()
     if variant not in VARIANTS_3D:
         return files
-    of_slices = "configs/data/", "configs/recipes/"
+    of_slices = "configs/data/", "configs/recipes/", "configs/gpu.json"
     files = {name: content for name, content in files.items() if not name.startswith(of_slices)}
     for path in _list_files(SKELETON_3D):
         name, content = str(path.relative_to(SKELETON_3D)), path.read_bytes()

@@ -9,7 +9,7 @@ from typing import Any
 # Keras BatchNorm's momentum 0.99 is torch's 0.01
 BATCH_NORM = ["batch", {"momentum": 0.01, "eps": 0.001}]
 GROUP_NORM = ["group", {"num_groups": 32}]
-# the papers'
+# the papers'; the networks that were trained on a GPU have the wider one
 PAPER_WINDOW = {"hu_window": [0, 255]}
 
 
@@ -26,6 +26,7 @@ class Variant:
         original: arguments that differ in the network before its channels were pruned; empty where none were.
         stages: of its training by the protocol, see `studies.protocol`.
         recipe: file of `configs/recipes` with the training that its paper prints; the others' are left out.
+        divisor: what height and width of the network's input are multiples of.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Variant:
     original: dict[str, Any] = field(default_factory=dict)
     stages: tuple[str, ...] = ("whole",)
     recipe: str = ""
+    divisor: int = 16
 
 
 VARIANTS = (
@@ -48,9 +50,7 @@ VARIANTS = (
         summary="the dense U-Net, the baseline that the others are measured against",
         reference="Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, MICCAI 2015, arXiv:1505.04597",
         network={"channels": [64, 128, 256, 512, 1024]},
-        preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.001},
-        stages=("short_3",),
     ),
     Variant(
         name="kits_wp_unet_segmentation",
@@ -67,7 +67,7 @@ VARIANTS = (
         },
         preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.003},
-        stages=("dense_10", "sparse_8"),
+        stages=("dense", "sparse"),
         recipe="wp_unet_paper.json",
     ),
     Variant(
@@ -87,7 +87,6 @@ VARIANTS = (
         },
         preprocessing=PAPER_WINDOW,
         training={"learning_rate": 0.01},
-        stages=("gentle_3",),
         recipe="sd_unet_paper.json",
     ),
     Variant(
@@ -104,7 +103,7 @@ VARIANTS = (
             "importance": "taylor",
         },
         original={"channels": [64, 128, 256, 512, 1024]},
-        stages=("dense_20", "sparse_14"),
+        stages=("dense", "sparse"),
         recipe="unet_pwp_paper.json",
     ),
     Variant(
@@ -114,7 +113,6 @@ VARIANTS = (
         reference="Celaya et al., PocketNet: A Smaller Neural Network for Medical Image Analysis, IEEE Transactions on Medical Imaging 2023, 42(4), 1172-1184, arXiv:2104.10745",
         network={"channels": [16, 16, 16, 16, 16]},
         training={"learning_rate": 0.003},
-        stages=("first", "second", "third"),
         recipe="pocketnet_paper.json",
     ),
 )
@@ -144,7 +142,9 @@ BASELINES = (
             "upsample_kernel_size": [2] * 6,
             "filters": [32, 64, 128, 256, 512, 512, 512],
         },
-        training={"learning_rate": 0.001},
+        # seven levels want multiples of 64
+        training={"learning_rate": 0.001, "windows": {"192": 0.75, "256": 0.25}},
+        divisor=64,
     ),
 )
 
@@ -171,10 +171,12 @@ ABLATIONS = {
 
 
 def _make_row(item: tuple[str, dict[str, Any]]) -> Variant:
-    """An ablation as a row that can be trained, with the learning rate of most of the others."""
+    """An ablation as a row that can be trained, with the learning rate of its like or of most of the others."""
     title, network = item
+    like = [row for row in VARIANTS if row.network.get("weight_standardization")]
+    training = like[0].training if "weight_standardization" in network else {"learning_rate": 0.003}
     name = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
-    return Variant(name, title, "a row of the papers' tables", "", network, training={"learning_rate": 0.003})
+    return Variant(name, title, "a row of the papers' tables", "", network, training=training)
 
 
 # bundles of 3-D networks, which ship without weights; volumes come with their slices as the last axis

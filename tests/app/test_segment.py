@@ -170,9 +170,9 @@ def test_a_report_and_an_index_are_written(weighted_bundle, phantoms, run_door, 
     assert "case_00003_synthetic.html" in (tmp_path / "out/index.html").read_text()
 
 
-def test_a_number_of_components_is_positive():
+def test_a_number_of_components_is_none_below_zero():
     with pytest.raises(InputError, match="keep_largest"):
-        Segmenter(ROOT / "bundles/kits_pocket_unet_segmentation", keep_largest=0)
+        Segmenter(ROOT / "bundles/kits_pocket_unet_segmentation", keep_largest=-1)
 
 
 def test_a_file_is_measured_in_its_own_spacing(tmp_path):

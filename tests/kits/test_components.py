@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from refusals import error_message
 
-from common.kits.components import check_components, keep_components
+from common.kits.components import AUTO, check_components, describe_removed, keep_components
 
 VOXEL_MM = (10, 10, 10)  # of 1 ml
 
@@ -27,6 +27,8 @@ def label_map() -> np.ndarray:
         ({"keep_largest": 1}, 64),
         ({"keep_largest": 2}, 73),
         ({"keep_largest": 9}, 74),
+        ({"keep_largest": 0}, 74),
+        ({"keep_largest": "auto"}, 74),  # of nine slices: no whole scan
         ({"min_volume_ml": 1}, 74),
         ({"min_volume_ml": 1.5}, 73),
         ({"min_volume_ml": 9.5}, 64),
@@ -37,8 +39,8 @@ def label_map() -> np.ndarray:
 )
 def test_the_largest_stay_and_the_small_go(label_map, settings, volume):
     before = label_map.copy()
-    keep_components(label_map, VOXEL_MM, **settings)
-    assert np.count_nonzero(label_map) == volume
+    removed_ml = keep_components(label_map, VOXEL_MM, **settings)
+    assert np.count_nonzero(label_map) == volume and removed_ml == np.count_nonzero(before) - volume
     assert np.array_equal(label_map[label_map > 0], before[label_map > 0])
 
 
@@ -48,8 +50,21 @@ def test_where_nothing_is_nothing_stays():
     assert not empty.any()
 
 
+@pytest.mark.parametrize(("slices", "slice_mm", "volume"), [(16, 10, 73), (15, 10, 74), (16, 6, 74), (40, 2.5, 73)])
+def test_two_pieces_stay_of_a_whole_scan_and_all_of_a_few_slices(label_map, slices, slice_mm, volume):
+    scan = np.pad(label_map, [(0, 0), (0, 0), (0, slices - 9)])
+    keep_components(scan, (10, 10, slice_mm), AUTO)
+    assert np.count_nonzero(scan) == volume
+
+
+def test_a_user_is_told_of_what_went_unless_it_is_next_to_nothing():
+    assert describe_removed(0.4) is None
+    assert describe_removed(62.6) == "left out 63 ml apart from the largest pieces; keep_largest 0 keeps them"
+
+
 @pytest.mark.parametrize("name", ["keep_largest", "min_volume_ml"])
-@pytest.mark.parametrize("value", [0, -1, "two"])
-def test_what_is_not_positive_is_refused(name, value):
+@pytest.mark.parametrize("value", [-1, "two"])
+def test_what_is_no_number_from_0_on_is_refused(name, value):
     settings = {"keep_largest": None, "min_volume_ml": None} | {name: value}
-    assert error_message(lambda: check_components(**settings)) == f"{name}: expected a positive number, found {value}."
+    expected = {"keep_largest": "auto, 0 or a positive number", "min_volume_ml": "a positive number"}[name]
+    assert error_message(lambda: check_components(**settings)) == f"{name}: expected {expected}, found {value}."

@@ -165,7 +165,7 @@ P.__init__ = __init__
         ({"batch_size": 3}, "batch_size: expected a multiple of the 4 micro-batches, found 3 slices."),
         ({"batch_size": 6}, "batch_size: expected a multiple of the 4 micro-batches, found 6 slices."),
         ({"micro_batches": 0}, "micro_batches: expected a positive number, found 0."),
-        ({"keep_largest": 0}, "keep_largest: expected a positive number, found 0."),
+        ({"keep_largest": -1}, "keep_largest: expected auto, 0 or a positive number, found -1."),
         ({"input": "nowhere"}, "nowhere: expected a folder of cases, found none."),
         ({"bundle": "nowhere"}, "nowhere: expected a bundle folder"),
     ],

@@ -83,7 +83,7 @@ def test_curves_of_two_trainings_are_drawn_with_their_last_rows(tmp_path):
     names = [VARIANTS[0].name, BASELINES[0].name]
     for name in names:
         rows = [
-            {"stage": stage, "epoch": epoch, "loss": 1 / epoch, "kidney_dice": 0.5, "tumor_dice": 0.4}
+            {"stage": stage, "views": epoch, "loss": 1 / epoch, "kidney_dice": 0.5, "tumor_dice": 0.4}
             for stage, epochs in (("dense", (1, 2)), ("sparse", (3, 4)))
             for epoch in epochs
         ]

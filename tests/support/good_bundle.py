@@ -103,8 +103,8 @@ def count_scores(pairs: dict[str, tuple[np.ndarray, np.ndarray]], spacing_mm: Se
         "scan": {
             "case": scan,
             "slices": label.shape[2],
-            **score_scan(prediction),
-            "keep_largest_2": score_scan(keep_two_largest(prediction)),
+            **score_scan(keep_two_largest(prediction)),
+            "all_pieces": score_scan(prediction),
         },
     }
 

@@ -95,7 +95,7 @@ METADATA_BREAKS = [
     (put("python scripts/train.py", "scores", "command"), "documented commands", "expected in the source repository: "),
     (add(0.0003, *SCAN, "kidney_and_tumor"), SCORES, "scores.scan.kidney_and_tumor: expected"),
     (add(-0.2, *SCAN, "invented_ml"), SCORES, "scores.scan.invented_ml: expected"),
-    (add(-0.2, *SCAN, "keep_largest_2", "invented_ml"), SCORES, "scan.keep_largest_2.invented_ml: expected"),
+    (add(-0.2, *SCAN, "all_pieces", "invented_ml"), SCORES, "scan.all_pieces.invented_ml: expected"),
     (add(0.0003, *PATIENTS, "pooled", "tumor"), SCORES, "scores.patients.pooled.tumor: expected"),
     (add(0.002, *PATIENTS, "per_patient", "tumor", "ci95_low"), SCORES, "per_patient.tumor.ci95_low: expected"),
     (add(1, *PATIENTS, "patients"), SCORES, "scores.patients.patients: expected 3, found 2"),

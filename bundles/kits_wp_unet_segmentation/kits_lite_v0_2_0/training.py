@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,8 @@ from .kits.slices import to_batch
 from .kits.views import ViewDataset
 from .networks import fold_batch_norm
 from .networks.weights import save_weights
+
+SEARCHED_AT_ONCE = 8
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,78 @@ class BFloat16Inferer(SimpleInferer):
             return super().__call__(inputs, network, *args, **kwargs).float()
 
 
+class RecordedSteps:
+    """
+    `iteration_update` of a MONAI trainer: augments a batch at once, and trains on its parts, an optimizer's step each.
+
+    On a GPU a step is recorded as a CUDA graph, one for every size of window, and replayed: launched one by one from
+    Python, the kernels of a small network take several times as long. The network runs under autocast to bfloat16
+    there. A recording warms up with `warm_up` steps more than are asked for. The optimizer must be `capturable` and
+    its learning rate a tensor, so that a scheduler's new value reaches the recording. On a CPU it is the same loop.
+
+    Args:
+        batch_size: views of a step; the batches that come hold a multiple of them.
+
+    Source: Ng et al., "Accelerating PyTorch with CUDA Graphs",
+    https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/.
+    """
+
+    warm_up = 3
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.recordings: dict[tuple[int, ...], tuple] = {}
+
+    def __call__(self, engine: Trainer, batchdata: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """
+        Train on a batch.
+
+        Returns:
+            the mean loss of its steps, as MONAI's handlers read it.
+        """
+        engine.network.train()
+        batch = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking)
+        parts = zip(*(tensor.split(self.batch_size) for tensor in batch))
+        losses = [self._replay(engine, *part) for part in parts]
+        return [{"loss": torch.stack(losses).mean()}]
+
+    def _replay(self, engine: Trainer, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        if image.device.type != "cuda":
+            return self._train(engine, image, label)
+        if image.shape not in self.recordings:
+            self.recordings[image.shape] = self._record(engine, image, label)
+        graph, inputs, loss = self.recordings[image.shape]
+        for recorded, given in zip(inputs, (image, label)):
+            recorded.copy_(given)
+        graph.replay()
+        return loss.clone()
+
+    def _record(self, engine: Trainer, image: torch.Tensor, label: torch.Tensor) -> tuple:
+        inputs = image.clone(), label.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(self.warm_up):
+                self._train(engine, *inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = self._train(engine, *inputs)
+        return graph, inputs, loss
+
+    @staticmethod
+    def _train(engine: Trainer, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        engine.optimizer.zero_grad(set_to_none=True)
+        is_gpu = image.device.type == "cuda"
+        # the cache of casts would hold tensors of one recording for the next
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=is_gpu, cache_enabled=False):
+            logits = engine.inferer(image, engine.network)
+        loss = engine.loss_function(logits.float(), label).mean()
+        loss.backward()
+        engine.optimizer.step()
+        return loss.detach()
+
+
 class BatchNormKeeper:
     """
     Estimates BatchNorm's running statistics anew at the end of an epoch, from one pass over the training views.
@@ -97,7 +170,7 @@ class BatchNormKeeper:
         network: the plain network, not its DistributedDataParallel wrapper.
         dataloader: of the training views.
         interval: epochs between two estimates; the last epoch always has one.
-        most_batches: batches of the pass at the most.
+        most_views: views of the pass, about.
 
     Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", https://arxiv.org/abs/2105.07576, Section 3.
     """
@@ -108,13 +181,13 @@ class BatchNormKeeper:
         dataloader: DataLoader,
         device: torch.device,
         interval: int = 1,
-        most_batches: int = 100,
+        most_views: int = 1600,
     ) -> None:
         self.network = network
         self.dataloader = dataloader
         self.device = device
         self.interval = interval
-        self.most_batches = most_batches
+        self.most_views = most_views
 
     def attach(self, engine: Trainer) -> None:
         """Hook into a trainer."""
@@ -124,8 +197,16 @@ class BatchNormKeeper:
         """Replace the statistics, when it is time."""
         is_last = engine.state.epoch == engine.state.max_epochs
         if is_last or engine.state.epoch % self.interval == 0:
-            batches = islice(self.dataloader, self.most_batches)
-            update_bn((batch["image"] for batch in batches), self.network, self.device)
+            update_bn(self._take(), self.network, self.device)
+
+    def _take(self) -> Iterator[torch.Tensor]:
+        """The first views."""
+        taken = 0
+        for batch in self.dataloader:
+            yield batch["image"]
+            taken += len(batch["image"])
+            if taken >= self.most_views:
+                return
 
 
 class HardViews:
@@ -174,27 +255,35 @@ class HardViews:
         found = [torch.empty((0, 4), dtype=torch.int32)]
         is_training = self.network.training
         self.network.eval()
-        for number in numbers.tolist():
-            pixels = np.flatnonzero(self._find_false(number))
-            if len(pixels):
-                chosen = generator.permutation(pixels)[: self.pixels_per_slice]
-                rows, columns = np.unravel_index(chosen, self.dataset.get_slice(number).shape[1:])
-                weight = max(1, round(min(len(pixels), self.most_weight) / len(chosen)))
-                table = np.broadcast_arrays(number, rows, columns, weight)
-                found.append(torch.tensor(np.stack(table, axis=1), dtype=torch.int32))
+        # neighbours in size share a batch, so that little of it is padding
+        numbers = sorted(numbers.tolist(), key=lambda number: self.dataset.get_slice(number).size)
+        for first in range(0, len(numbers), SEARCHED_AT_ONCE):
+            batch = numbers[first : first + SEARCHED_AT_ONCE]
+            for number, invented in zip(batch, self._find_false(batch)):
+                pixels = np.flatnonzero(invented)
+                if len(pixels):
+                    chosen = generator.permutation(pixels)[: self.pixels_per_slice]
+                    rows, columns = np.unravel_index(chosen, invented.shape)
+                    weight = max(1, round(min(len(pixels), self.most_weight) / len(chosen)))
+                    table = np.broadcast_arrays(number, rows, columns, weight)
+                    found.append(torch.tensor(np.stack(table, axis=1), dtype=torch.int32))
         self.network.train(is_training)
         self.dataset.set_hard(torch.cat(found))
         logger.info(f"invented something in {len(found) - 1} of {len(numbers)} whole slices")
 
     @torch.no_grad()
-    def _find_false(self, number: int) -> np.ndarray:
-        """Where the network invents something in a slice: bool (H, W)."""
-        batch = to_batch(self.dataset.get_slice(number)[None])
-        logits = self.network(self.dataset.grid.pad(batch["image"]).to(self.device))
-        label = batch["label"]
-        predicted = choose_classes(logits)[:, : label.shape[2], : label.shape[3]].cpu()
+    def _find_false(self, numbers: Sequence[int]) -> list[np.ndarray]:
+        """Where the network invents something in some slices: bool (H, W) each."""
+        slices = [self.dataset.get_slice(number) for number in numbers]
+        full = np.max([pixels.shape[1:] for pixels in slices], axis=0)
+        stack = np.zeros((len(slices), 2, *full), np.uint8)
+        for one, pixels in zip(stack, slices):
+            one[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+        image, label = (tensor.to(self.device) for tensor in to_batch(stack).values())
+        predicted = choose_classes(self.network(self.dataset.grid.pad(image)))[:, : full[0], : full[1]]
         near = F.max_pool2d((label > 0).float(), 2 * self.margin + 1, 1, self.margin)[:, 0] > 0
-        return ((predicted > 0) & ~near)[0].numpy()
+        invented = ((predicted > 0) & ~near).cpu().numpy()
+        return [mask[: pixels.shape[1], : pixels.shape[2]] for mask, pixels in zip(invented, slices)]
 
 
 class RunKeeper:

@@ -3,7 +3,7 @@
 import * as onWasm from "onnxruntime-web/wasm";
 import * as onGpu from "onnxruntime-web/jspi";
 import { convertDicom } from "./dicom.js";
-import { measure } from "./measures.js";
+import { keepLargest, measure } from "./measures.js";
 import { InputError, makeMaskHeader, readCt } from "./nifti.js";
 import { makePreview } from "./preview.js";
 import { SliceGrid, orientToRas, walkRas } from "./preprocessing.js";
@@ -47,6 +47,8 @@ async function segment({ files, name, settings, model, dcm2niix, runtime, useGpu
     putSlice(mask, shape, walk, z, labels);
     tell(`Slice ${z + 1} of ${shape[2]}`, (z + 1) / shape[2]);
   }
+  const gone = keepLargest(mask, ct.dims, ras, walk);
+  if (gone >= 1) self.postMessage({ warning: `Left out ${gone.toFixed(0)} ml apart from the largest pieces.` });
   const header = makeMaskHeader(ct, `kits-lite web ${settings.version}, weights ${settings.weights_sha256.slice(0, 12)}`);
   const { device } = network;
   const measures = measure(mask, ct.dims, ras, walk);

@@ -35,8 +35,8 @@ KNOWN_KEYS = {
     ("scores",): {"data", "metric", "protocol", "split_file", "command", "patients", "without_kidney", "scan"},
     ("scores", "patients"): {"patients", "pooled", "per_patient", "with_tumor", "tumor_found", "false_tumors"},
     ("scores", "without_kidney"): {"slices", "wrong_slices", "mean_ml"},
-    ("scores", "scan"): {"case", "slices", *CLASSES, "invented_ml", "keep_largest_2"},
-    ("scores", "scan", "keep_largest_2"): {*CLASSES, "invented_ml"},
+    ("scores", "scan"): {"case", "slices", *CLASSES, "invented_ml", "all_pieces"},
+    ("scores", "scan", "all_pieces"): {*CLASSES, "invented_ml"},
 }
 
 
@@ -113,7 +113,7 @@ def check_card(bundle: Bundle) -> Iterator[str]:
     told = {f"{count_parameters(network):,}", f"{count_flops(network, complexity['input_shape']):,}"}
     if weights:
         told.add(f"{count_nonzero_parameters(bundle.trained_network):,}")
-    places = ("patients", "pooled"), ("scan",), ("scan", "keep_largest_2")
+    places = ("patients", "pooled"), ("scan",), ("scan", "all_pieces")
     dice = [_find_block(bundle.metadata, ("scores", *keys)) for keys in places]
     told |= {f"{block[name]:.3f}" for block in dice for name in CLASSES & block.keys()}
     blocks = (complexity, complexity.get("original", {}))

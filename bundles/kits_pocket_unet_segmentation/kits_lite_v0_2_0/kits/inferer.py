@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from monai.inferers import Inferer, SlidingWindowInferer
 
 from ..errors import InputError
 from .axial import find_step, segment_volume, visit_slices
-from .components import check_components, keep_components
+from .components import check_components, describe_removed, keep_components
 from .preprocessing import SliceGrid, choose_classes, scale_intensity, spacing_in_ras
 
 
@@ -32,8 +33,7 @@ class AxialInferer(Inferer):
         batch_size: slices per forward pass.
         device: where the network is; by default where the volume is.
         mirror: see `segment_volume`.
-        keep_largest: keep so many connected components (26 neighbours) of kidney and tumour together; None keeps all.
-        min_volume_ml: remove components that are smaller.
+        keep_largest, min_volume_ml: which connected pieces stay, see `keep_components`.
         fast: look at some slices only, see `find_step` and `visit_slices`.
 
     Raises:
@@ -46,7 +46,7 @@ class AxialInferer(Inferer):
         batch_size: int = 4,
         device: str | torch.device | None = None,
         mirror: bool = False,
-        keep_largest: int | None = None,
+        keep_largest: int | str | None = None,
         min_volume_ml: float | None = None,
         fast: bool = False,
     ) -> None:
@@ -84,7 +84,10 @@ class AxialInferer(Inferer):
             labels = self._segment_on_device(volume, spacing_mm, network, *args, **kwargs)
         if self.keep_largest or self.min_volume_ml:
             found = labels[0, 0].cpu().numpy()
-            keep_components(found, spacing_mm, self.keep_largest, self.min_volume_ml)
+            removed_ml = keep_components(found, spacing_mm, self.keep_largest, self.min_volume_ml)
+            if told := describe_removed(removed_ml):
+                name = inputs.meta.get("filename_or_obj", "inputs") if isinstance(inputs, MetaTensor) else "inputs"
+                warnings.warn(f"{name}: {told}.", stacklevel=2)
             labels[0, 0] = torch.from_numpy(found)
         if isinstance(inputs, MetaTensor):
             return MetaTensor(labels).copy_meta_from(inputs)

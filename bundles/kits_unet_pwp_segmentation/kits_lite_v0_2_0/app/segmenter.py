@@ -135,7 +135,7 @@ class Segmenter:
         bundle: PathLike,
         device: str | None = None,
         series: str | None = None,
-        keep_largest: int | None = None,
+        keep_largest: int | str | None = None,
         min_volume_ml: float | None = None,
         mirror: bool | None = None,
         network: Callable[[torch.Tensor], torch.Tensor] | None = None,

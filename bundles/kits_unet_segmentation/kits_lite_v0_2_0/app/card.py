@@ -60,12 +60,12 @@ def replace_weights_text(readme: str, metadata: Mapping[str, Any]) -> str:
 def describe_scores(scores: Mapping[str, Any]) -> list[str]:
     """The scores of a bundle as sentences: the whole scan first, which is what a user has."""
     patients, empty, scan = scores["patients"], scores["without_kidney"], scores["scan"]
-    largest = scan["keep_largest_2"]
+    every = scan["all_pieces"]
     return [
         f"On one whole scan of {scan['slices']} slices: Dice {scan['kidney_and_tumor']:.3f} for kidney and tumour"
         f" together, {scan['tumor']:.3f} for the tumour; {scan['invented_ml']:.1f} ml are invented above and below"
-        f" the kidneys. Where only the two largest pieces stay, `keep_largest` 2: {largest['kidney_and_tumor']:.3f} and"
-        f" {largest['tumor']:.3f}; {largest['invented_ml']:.1f} ml are invented.",
+        f" the kidneys. The two largest pieces stay of what is found; where all do, `keep_largest` 0:"
+        f" {every['kidney_and_tumor']:.3f} and {every['tumor']:.3f}; {every['invented_ml']:.1f} ml are invented.",
         f"On slices of {patients['patients']} patients that no training saw, pooled: Dice"
         f" {patients['pooled']['kidney_and_tumor']:.3f} for kidney and tumour together,"
         f" {patients['pooled']['tumor']:.3f} for the tumour; {patients['tumor_found']} of {patients['with_tumor']}"

@@ -22,7 +22,7 @@ from ..bundle_path import check_weights, find_bundle, read_config
 from ..errors import InputError
 from ..files import PathLike, hash_file
 from ..kits.axial import find_step, segment_volume
-from ..kits.components import check_components, keep_components
+from ..kits.components import AUTO, check_components, describe_removed, keep_components
 from ..kits.geometry import HU_WINDOW, GridNumbers, check_window, orient_to_ras, spacing_in_ras
 from ..kits.masks import FILE, HEADER, make_fingerprint
 from ..kits.volumes import describe_range_problem, open_volume, read_ct
@@ -151,7 +151,9 @@ class ScanSegmenter:
         arguments = self.grid, spacing_mm[:2], self.batch_size, network.workers, labels
         options = {"mirror": bool(self.chosen["mirror"]), "every": find_step(self.chosen["fast"], spacing_mm[2])}
         segment_volume(volume, network.compute, *arguments, **options)
-        keep_components(labels, spacing_mm, self.chosen["keep_largest"], self.chosen["min_volume_ml"])
+        removed_ml = keep_components(labels, spacing_mm, self.chosen["keep_largest"], self.chosen["min_volume_ml"])
+        if told := describe_removed(removed_ml):
+            warnings.warn(f"{case['image']}: {told}.", stacklevel=2)
         clock.append(time.perf_counter())
         header = np.frombuffer(image.header.as_byteswapped("<").binaryblock, np.uint8)
         seconds = dict(zip(("read", "infer"), np.diff(clock).tolist()))
@@ -200,7 +202,7 @@ def is_plain(config: Mapping[str, Any]) -> bool:
     """Whether an `inference.json` says of a scan's way what every bundle's does, and in numbers what may differ."""
     as_written = {key: config.get(key) for key in PLAIN}
     numbers = [config.get(key) for key in ("hu_window", "batch_size", "spatial_size", "factor", "pixel_mm", *CHOSEN)]
-    return _shorten(as_written) == PLAIN and not any(isinstance(value, str) for value in numbers)
+    return _shorten(as_written) == PLAIN and not any(isinstance(value, str) and value != AUTO for value in numbers)
 
 
 def _shorten(config: Any) -> Any:
