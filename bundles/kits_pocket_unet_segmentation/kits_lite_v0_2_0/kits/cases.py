@@ -34,6 +34,7 @@ HASH_HINT = "; monai.bundle makes :: of a # in a path, and cannot take it"
 UNREAD_SUFFIXES = (".dcm", ".ima", ".img", ".img.gz", ".hdr.gz", ".nii.bz2", ".nii.xz", ".nii.zst")
 UNREAD_SUFFIXES += (".mgh", ".mgz", ".mnc", ".nrrd.gz", ".mha.gz", ".nii.zip", ".gipl", ".gipl.gz", ".vtk", ".v")
 UNREAD_SUFFIXES += (".npz", ".tif", ".tiff")
+NAMED = 5  # of many cases in one line
 
 logger = logging.getLogger(__name__)
 
@@ -333,7 +334,9 @@ def select_labelled(cases: Sequence[Mapping[str, str]], names: Sequence[str]) ->
         by_name.setdefault(case["case"], []).append(dict(case))
     missing = [name for name in names if name not in by_name]
     if missing:
-        raise InputError(f"dataset_dir: expected the cases of the split, found none named {', '.join(missing)}.")
+        others = f" and {len(missing) - NAMED} others" if len(missing) > NAMED else ""
+        named = ", ".join(missing[:NAMED])
+        raise InputError(f"dataset_dir: expected the cases of the split, found none named {named}{others}.")
     selected = [case for name in names for case in by_name[name]]
     problems = [f"{c['image']}: expected a label beside it, found none." for c in selected if "label" not in c]
     if problems:

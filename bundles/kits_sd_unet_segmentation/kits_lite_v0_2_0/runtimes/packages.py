@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError
 
 
@@ -37,7 +39,11 @@ def open_core() -> Any:
     Every `Core` that compiles moves the signals of the main thread to a stack of its own, and when it is deleted to the
     one before, which another may have freed (OpenVINO 2026.4.1): the next signal then kills Python.
     """
-    return import_package("openvino").Core()
+    openvino = import_package("openvino")
+    # the first look at a tensor's numbers finds numpy, behind a guard that is waited for with Python's lock in hand:
+    # of two threads that are the first at once, each waits for the other for ever
+    openvino.Tensor(np.zeros(1, np.float32)).data  # noqa: B018
+    return openvino.Core()
 
 
 def has_bf16() -> bool:
