@@ -8,9 +8,9 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
+from common.kits.hard_views import HardViews
 from common.kits.preprocessing import SliceGrid
 from common.kits.views import ViewDataset
-from common.training import HardViews
 
 
 @pytest.fixture
