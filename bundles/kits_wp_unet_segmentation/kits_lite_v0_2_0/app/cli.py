@@ -91,7 +91,7 @@ def segment(
     doubt: Annotated[
         bool, typer.Option("--doubt", help="Segment mirrored, too, and report by how much it differs.")
     ] = False,
-    keep_largest: Annotated[int | None, typer.Option(help="Pieces that stay, 0 for all; by default 2 of a scan.")] = None,
+    keep_largest: Annotated[int | None, typer.Option(help="Pieces that stay, 0 for all; by default 2 a scan.")] = None,
     min_volume_ml: Annotated[float | None, typer.Option(help="Remove connected pieces that are smaller.")] = None,
     mirror: Annotated[
         bool | None, typer.Option("--mirror/--no-mirror", help="Average with the mirrored image: better, and slower.")
