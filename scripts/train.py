@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from common.errors import report_input_errors
+from common.errors import InputError, report_input_errors
 from studies.protocol import HOLD_OUT, INNER, VIEWS, VIEWS_PER_EPOCH, Length, train
 from zoo.variants import ROWS
 
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report_input_errors()
     options = {key: getattr(arguments, key) for key in ("split", "bfloat16", "start")}
     length = Length(arguments.views, arguments.views_per_epoch)
+    if arguments.jobs < 1:
+        raise InputError(f"jobs: expected a positive number, found {arguments.jobs}.")
 
     def run(name: str, seed: int) -> None:
         log = arguments.output / name / f"{arguments.split}_{seed}" / "train.log"

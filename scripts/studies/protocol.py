@@ -66,10 +66,18 @@ class Length:
     Args:
         views: that the network sees, the same for every network that is compared.
         views_per_epoch: a checkpoint is written after every epoch.
+
+    Raises:
+        InputError: when a number is not positive.
     """
 
     views: int = VIEWS
     views_per_epoch: int = VIEWS_PER_EPOCH
+
+    def __post_init__(self) -> None:
+        for key, value in asdict(self).items():
+            if value < 1:
+                raise InputError(f"{key}: expected a positive number, found {value}.")
 
     def count_epochs(self, stage: Stage) -> int:
         """Epochs of a stage."""

@@ -160,6 +160,12 @@ def test_a_seed_has_a_folder_and_weights_of_its_own_and_a_start_is_gone_on_with(
         train(POCKET, [phantoms], trainings, start=trainings / "nowhere.pt")
 
 
+@pytest.mark.parametrize("key", ["views", "views_per_epoch"])
+def test_a_training_of_no_length_is_refused(key):
+    with pytest.raises(InputError, match=f"{key}: expected a positive number, found 0"):
+        Length(**{key: 0})
+
+
 def test_a_failing_stage_is_named_with_its_log(tmp_path):
     with pytest.raises(InputError, match=r"train\.log: stage whole failed"):
         train(POCKET, [tmp_path / "nowhere"], tmp_path)
