@@ -79,6 +79,7 @@ def test_weight_standardization_of_a_bundles_own_copy_is_folded(sd_bundle, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @needs_slices
 @pytest.mark.parametrize("name", NAMES)
 def test_real_slices_get_the_label_maps_of_pytorch_in_every_format(name, tmp_path):

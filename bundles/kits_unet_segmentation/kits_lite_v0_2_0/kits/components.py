@@ -17,7 +17,7 @@ TOLD_ML = 1
 def check_components(keep_largest: int | str | None, min_volume_ml: float | None) -> None:
     """
     Raises:
-        InputError: when an argument of `keep_components` is given and is none.
+        InputError: when an argument is not one that `keep_components` takes.
     """
     if keep_largest not in (None, AUTO) and not (isinstance(keep_largest, int) and keep_largest >= 0):
         raise InputError(f"keep_largest: expected {AUTO}, 0 or a positive number, found {keep_largest}.")
